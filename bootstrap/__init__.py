@@ -1,0 +1,1 @@
+"""First contact: found a run, serve it."""

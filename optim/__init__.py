@@ -1,0 +1,1 @@
+"""The mathematics of low-communication training: tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""A living peer, the only layer where things happen."""

@@ -1,0 +1,1 @@
+"""The wire and the directory: the only room that opens sockets to other peers."""

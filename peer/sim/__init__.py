@@ -1,0 +1,1 @@
+"""A second driver: the same protocol and mathematics under a virtual clock."""

@@ -1,0 +1,124 @@
+"""The contract between a state machine and whoever drives it.
+
+A machine is fed events and the time, and answers with effects; it opens nothing, waits for nothing
+and reads no clock. A driver does exactly this: feed one event, `drain()`, perform the effects, set
+one timer for `next_deadline_s()`. There are two drivers, the wire's and the simulator's.
+
+Bulk data goes beside the machines: they name it (`BlobRef`) and learn how its journey ended.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from protocol.identity import PeerId
+from protocol.messages import Note
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRef:
+    """The name of something too large for a message.
+
+    Kinds: `part` (one member's contribution to one part of a fragment), `average` (a part's
+    average), `state` (anchor and outer state of a fragment).
+    """
+
+    kind: str
+    fragment: int = 0
+    round: int = 0
+    exchange_id: bytes = b""
+    part: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Tell `dst`; it may be lost."""
+
+    dst: PeerId
+    note: Note
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Encode our contribution, in `num_parts` parts, and serve them to `members` alone."""
+
+    fragment: int
+    round: int
+    exchange_id: bytes
+    num_parts: int
+    members: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Get a blob from `src`, and use it; report with `on_fetched` or `on_fetch_failed`.
+
+    A `part` is decoded and added, with weight `tokens`, to what was collected for the exchange; an
+    `average` is decoded and kept for the landing.
+    """
+
+    src: PeerId
+    ref: BlobRef
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    """Average what was collected for our part, and serve the result as blob `average`."""
+
+    ref: BlobRef
+    own_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Land:
+    """Take the outer step with the collected average; report with `on_landed`.
+
+    `rebase_on_anchor` is true when our own contribution is not in it: local work since the last
+    landing then stays on top of the new anchor.
+    """
+
+    fragment: int
+    round: int
+    exchange_id: bytes
+    num_parts: int
+    rebase_on_anchor: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Free what was collected for this exchange; nothing of it may be applied any more."""
+
+    fragment: int
+    exchange_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    """Fetch anchor, outer state and round of a fragment from `src`; report with `on_caught_up`."""
+
+    src: PeerId
+    fragment: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Something for people: a stable event word, and why. The driver logs it."""
+
+    event: str
+    fields: dict[str, object] = field(default_factory=dict)
+
+
+Effect = Send | Offer | Fetch | Reduce | Land | Discard | CatchUp | Tell
+
+
+class Machine(Protocol):
+    """A state machine without I/O."""
+
+    def on_timer(self, *, now_s: float) -> None:
+        """The deadline that we named has come, or any time later or earlier."""
+
+    def next_deadline_s(self) -> float | None:
+        """When we want to be woken; None if only an event can help."""
+
+    def drain(self) -> list[Effect]:
+        """Returns the effects since the last call, in order."""

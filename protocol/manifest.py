@@ -1,0 +1,249 @@
+"""The run's manifest: everything that must be equal on every peer.
+
+It is data, never code: recipes, models and rules are named, and a peer that does not know a name
+refuses the run. Canonical bytes (sorted JSON without spaces) are hashed into the run id, and signed
+by the founder, so whoever holds a ticket can check a manifest that a stranger hands over.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, NewType
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from protocol.errors import ConfigError, MalformedMessage, RunMismatch
+from protocol.identity import Identity, PeerId, verify
+
+RunId = NewType("RunId", str)
+
+MAX_MANIFEST_BYTES = 64 * 1024
+_SIGNATURE_DOMAIN = b"thinwire manifest 1\0"
+
+Frac = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Spec(BaseModel):
+    """A frozen part of the manifest; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelSpec(Spec):
+    """A decoder-only transformer: RMSNorm, rotary positions, gated or plain feed-forward."""
+
+    kind: Literal["transformer"] = "transformer"
+    dim: Count = 128
+    layers: Count = 4
+    heads: Count = 4
+    ffn_dim: Count = 352
+    activation: Literal["swiglu", "gelu"] = "swiglu"
+    context: Annotated[int, Field(ge=8)] = 128
+    tied_embeddings: bool = True
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "ModelSpec":
+        if self.dim % (2 * self.heads):
+            raise ValueError(f"dim {self.dim} is not a multiple of 2 x heads ({self.heads})")
+        return self
+
+
+class DataSpec(Spec):
+    """Where the text comes from, and what the common validation text must be."""
+
+    recipe: Annotated[str, Field(min_length=1, max_length=256)] = "stdlib"
+    """`stdlib`, or `text:GLOB` for UTF-8 files."""
+    tokenizer: Literal["bytes"] = "bytes"
+    validation_frac: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    validation_bytes: Annotated[int, Field(ge=0)] = 0
+    validation_digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """SHA-256 of the validation text; written by `thinwire new`."""
+
+
+class InnerSpec(Spec):
+    """The inner optimizer and one inner step's size."""
+
+    optimizer: Literal["adamw"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 3e-3
+    beta1: Frac = 0.9
+    beta2: Frac = 0.95
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    total_steps: Count = 2000
+    final_lr_frac: Frac = 0.1
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    batch_sequences: Count = 8
+
+
+class ScheduleSpec(Spec):
+    """Which part leaves when, and lands when."""
+
+    interval_steps: Count = 100
+    """H, inner steps between two departures of one fragment."""
+    fragments: Annotated[int, Field(ge=1, le=1024)] = 1
+    overlap_steps: Annotated[int, Field(ge=0)] = 0
+    """tau: a landing waits at least so many steps; 0 lands as soon as it is there."""
+
+
+class CodecSpec(Spec):
+    """What bits go over the wire."""
+
+    name: Annotated[str, Field(min_length=1, max_length=32)] = "fp32"
+    block: Annotated[int, Field(ge=8, le=65536)] = 256
+
+
+class OuterSpec(Spec):
+    """What becomes of the average."""
+
+    rule: Annotated[str, Field(min_length=1, max_length=32)] = "nesterov"
+    constants: dict[str, float] = {}
+
+
+class MethodSpec(Spec):
+    """A point on the four axes."""
+
+    preset: str = ""
+    """The name that the point was given as; for people only."""
+    mixing: Literal["all", "pairs"] = "all"
+    schedule: ScheduleSpec = ScheduleSpec()
+    codec: CodecSpec = CodecSpec()
+    outer: OuterSpec = OuterSpec()
+
+
+class RoundSpec(Spec):
+    """How long a round waits, and for whom."""
+
+    quorum_frac: Annotated[float, Field(ge=0.5, le=1)] = 0.5
+    """A roster needs more than this part of the live peers."""
+    grace_s: Annotated[float, Field(gt=0)] = 3.0
+    """After quorum, how long the roster stays open for the others."""
+    exchange_s: Annotated[float, Field(gt=0)] = 60.0
+    """After the roster, how long a round may take before it is given up."""
+    progress_s: Annotated[float, Field(gt=0)] = 3.0
+    """A transfer that brings no whole chunk for so long is given up."""
+
+
+class LimitSpec(Spec):
+    """What a peer may cost another."""
+
+    max_peers: Annotated[int, Field(ge=2, le=100_000)] = 256
+    chunk_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 256 * 1024
+    max_message_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 64 * 1024
+    max_streams_per_peer: Annotated[int, Field(ge=1, le=64)] = 8
+
+
+class MembershipSpec(Spec):
+    """Who may take part."""
+
+    policy: Literal["open", "invite"] = "open"
+    invite_digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """SHA-256 of the secret in the ticket, for policy `invite`."""
+
+
+class Manifest(Spec):
+    """What all peers of a run agree on. See the module docstring."""
+
+    version: Literal[1] = 1
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w .\-]+$")] = "run"
+    founder: str
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    model: ModelSpec = ModelSpec()
+    data: DataSpec = DataSpec()
+    inner: InnerSpec = InnerSpec()
+    method: MethodSpec = MethodSpec()
+    round: RoundSpec = RoundSpec()
+    limits: LimitSpec = LimitSpec()
+    membership: MembershipSpec = MembershipSpec()
+
+    def to_bytes(self) -> bytes:
+        """Returns the canonical bytes, of which `run_id` is the hash."""
+        return json.dumps(
+            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")
+        ).encode()
+
+    @property
+    def run_id(self) -> RunId:
+        """SHA-256 of the canonical bytes, in hex."""
+        return RunId(hashlib.sha256(self.to_bytes()).hexdigest())
+
+
+def manifest_from(settings: dict[str, Any]) -> Manifest:
+    """Returns the manifest that an operator's settings describe.
+
+    Raises:
+        ConfigError: names the first setting that is wrong, and why.
+    """
+    try:
+        return Manifest.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from None
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Returns the manifest with these canonical bytes.
+
+    Raises:
+        LimitExceeded, MalformedMessage: not the canonical bytes of a manifest we understand.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise MalformedMessage(f"a manifest has at most {MAX_MANIFEST_BYTES} bytes")
+    try:
+        manifest = Manifest.model_validate(json.loads(data))
+    except ValidationError as error:
+        raise MalformedMessage(f"not a manifest that we understand: {_one_line(error)}") from None
+    except (ValueError, RecursionError):
+        raise MalformedMessage("not a manifest: no JSON") from None
+    if manifest.to_bytes() != data:
+        raise MalformedMessage("the manifest's bytes are not canonical")
+    return manifest
+
+
+def sign_manifest(manifest: Manifest, founder: Identity) -> bytes:
+    """Returns the founder's signature of a manifest."""
+    return founder.sign(_SIGNATURE_DOMAIN + manifest.to_bytes())
+
+
+def verify_manifest(data: bytes, signature: bytes, *, run_id: str, founder: PeerId) -> Manifest:
+    """Returns a manifest received from a stranger, if it is the one that the ticket promised.
+
+    Raises:
+        RunMismatch: it is another run's.
+        BadSignature: the founder did not sign it.
+        MalformedMessage: it is no manifest.
+    """
+    found = hashlib.sha256(data).hexdigest()
+    if found != run_id:
+        raise RunMismatch(f"the manifest is that of run {found[:12]}, not of {run_id[:12]}")
+    verify(founder, signature, _SIGNATURE_DOMAIN + data)
+    manifest = parse_manifest(data)
+    if manifest.founder != founder:
+        raise RunMismatch(f"the manifest names founder {manifest.founder}, the ticket {founder}")
+    return manifest
+
+
+def manifest_diff(ours: Manifest, theirs: Manifest) -> list[str]:
+    """Returns one line for each setting that differs, as `key: ours != theirs`."""
+    left, right = _flat(ours.model_dump(mode="json")), _flat(theirs.model_dump(mode="json"))
+    return [
+        f"{key}: {left.get(key)!r} here, {right.get(key)!r} there"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key)
+    ]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "manifest"
+    if first["type"] == "extra_forbidden":
+        return f"{where}: there is no such setting"
+    return f"{where}: {first['msg']}, got {first.get('input')!r:.80}"

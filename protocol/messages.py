@@ -1,0 +1,198 @@
+"""Notes between exchange machines: frozen values here, protobuf on the wire.
+
+`parse_note` is the gate: whatever comes out of it has fields within their limits.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from protocol.errors import LimitExceeded, MalformedMessage
+from protocol.identity import PeerId, parse_peer_id
+from protocol.pb import thinwire_pb2 as pb
+
+PROTOCOL_VERSION = 1
+MAX_ROUND = 1 << 48
+MAX_TOKENS = 1 << 56
+EXCHANGE_ID_BYTES = 16
+DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """I have a contribution of `tokens` for `round`, on top of this anchor."""
+
+    fragment: int
+    round: int
+    tokens: int
+    anchor_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One place in a roster."""
+
+    peer_id: PeerId
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """These peers exchange in this round; each reduces the part with its index."""
+
+    fragment: int
+    round: int
+    attempt: int
+    members: tuple[Member, ...]
+
+    @property
+    def exchange_id(self) -> bytes:
+        """Names this very roster: two rosters of one round never mix."""
+        text = repr((self.fragment, self.round, self.attempt))
+        text += "".join(f"|{member.peer_id}:{member.tokens}" for member in self.members)
+        return hashlib.sha256(text.encode()).digest()[:EXCHANGE_ID_BYTES]
+
+    @property
+    def peer_ids(self) -> tuple[PeerId, ...]:
+        """The members, in the order of their parts."""
+        return tuple(member.peer_id for member in self.members)
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """My anchor is at `round`, with this digest."""
+
+    fragment: int
+    round: int
+    anchor_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Propose:
+    """Shall the two of us mix? I bring `tokens`."""
+
+    fragment: int
+    round: int
+    tokens: int
+    exchange_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Yes, with my `tokens`; or no, I am busy or have nothing yet."""
+
+    fragment: int
+    exchange_id: bytes
+    accepted: bool
+    tokens: int
+
+
+Note = Ready | Roster | Committed | Propose | Answer
+
+
+def note_to_bytes(note: Note) -> bytes:
+    """Returns the note as a protobuf `thinwire.v1.Note`."""
+    out = pb.Note(fragment=note.fragment)
+    match note:
+        case Ready():
+            out.ready.round = note.round
+            out.ready.tokens = note.tokens
+            out.ready.anchor_digest = note.anchor_digest
+        case Roster():
+            out.roster.round = note.round
+            out.roster.attempt = note.attempt
+            for member in note.members:
+                out.roster.members.add(peer_id=member.peer_id, tokens=member.tokens)
+        case Committed():
+            out.committed.round = note.round
+            out.committed.anchor_digest = note.anchor_digest
+        case Propose():
+            out.propose.round = note.round
+            out.propose.tokens = note.tokens
+            out.propose.exchange_id = note.exchange_id
+        case Answer():
+            out.answer.exchange_id = note.exchange_id
+            out.answer.accepted = note.accepted
+            out.answer.tokens = note.tokens
+    data: bytes = out.SerializeToString(deterministic=True)
+    return data
+
+
+def parse_note(data: bytes, *, max_bytes: int, num_fragments: int, max_peers: int) -> Note:
+    """Returns the note that `data` spells.
+
+    Raises:
+        LimitExceeded: a size or number beyond what the manifest allows.
+        MalformedMessage: anything else that is no note.
+    """
+    if len(data) > max_bytes:
+        raise LimitExceeded(f"a note of {len(data)} bytes, at most {max_bytes} are allowed")
+    raw = pb.Note()
+    try:
+        raw.ParseFromString(data)
+    except DecodeError:
+        raise MalformedMessage("not a note") from None
+    if raw.fragment >= num_fragments:
+        raise LimitExceeded(f"fragment {raw.fragment}: the run has {num_fragments}")
+    match raw.WhichOneof("body"):
+        case "ready":
+            return Ready(
+                raw.fragment,
+                _below(raw.ready.round, MAX_ROUND, "round"),
+                _below(raw.ready.tokens, MAX_TOKENS, "tokens"),
+                _sized(raw.ready.anchor_digest, DIGEST_BYTES, "anchor digest"),
+            )
+        case "roster":
+            return _parse_roster(raw, max_peers)
+        case "committed":
+            return Committed(
+                raw.fragment,
+                _below(raw.committed.round, MAX_ROUND, "round"),
+                _sized(raw.committed.anchor_digest, DIGEST_BYTES, "anchor digest"),
+            )
+        case "propose":
+            return Propose(
+                raw.fragment,
+                _below(raw.propose.round, MAX_ROUND, "round"),
+                _below(raw.propose.tokens, MAX_TOKENS, "tokens"),
+                _sized(raw.propose.exchange_id, EXCHANGE_ID_BYTES, "exchange id"),
+            )
+        case "answer":
+            return Answer(
+                raw.fragment,
+                _sized(raw.answer.exchange_id, EXCHANGE_ID_BYTES, "exchange id"),
+                raw.answer.accepted,
+                _below(raw.answer.tokens, MAX_TOKENS, "tokens"),
+            )
+        case _:
+            raise MalformedMessage("an empty note")
+
+
+def _parse_roster(raw: pb.Note, max_peers: int) -> Roster:
+    if not 1 <= len(raw.roster.members) <= max_peers:
+        raise LimitExceeded(f"a roster of {len(raw.roster.members)} peers")
+    members = tuple(
+        Member(parse_peer_id(member.peer_id), _below(member.tokens, MAX_TOKENS, "tokens"))
+        for member in raw.roster.members
+    )
+    if len({member.peer_id for member in members}) != len(members):
+        raise MalformedMessage("a roster names a peer twice")
+    return Roster(
+        raw.fragment,
+        _below(raw.roster.round, MAX_ROUND, "round"),
+        _below(raw.roster.attempt, MAX_ROUND, "attempt"),
+        members,
+    )
+
+
+def _below(value: int, limit: int, what: str) -> int:
+    if value >= limit:
+        raise LimitExceeded(f"{what} {value} is beyond all reason")
+    return value
+
+
+def _sized(value: bytes, size: int, what: str) -> bytes:
+    if len(value) != size:
+        raise MalformedMessage(f"{what} has {len(value)} bytes, not {size}")
+    return value

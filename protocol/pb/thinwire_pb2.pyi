@@ -1,0 +1,165 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Hello(_message.Message):
+    __slots__ = ("protocol_version", "run_id", "invite_proof", "software")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    INVITE_PROOF_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    run_id: bytes
+    invite_proof: bytes
+    software: str
+    def __init__(self, protocol_version: _Optional[int] = ..., run_id: _Optional[bytes] = ..., invite_proof: _Optional[bytes] = ..., software: _Optional[str] = ...) -> None: ...
+
+class HelloReply(_message.Message):
+    __slots__ = ("welcome", "reason", "manifest", "signature")
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    welcome: bool
+    reason: str
+    manifest: bytes
+    signature: bytes
+    def __init__(self, welcome: _Optional[bool] = ..., reason: _Optional[str] = ..., manifest: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class Note(_message.Message):
+    __slots__ = ("fragment", "ready", "roster", "committed", "propose", "answer")
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    PROPOSE_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    fragment: int
+    ready: Ready
+    roster: Roster
+    committed: Committed
+    propose: Propose
+    answer: Answer
+    def __init__(self, fragment: _Optional[int] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ...) -> None: ...
+
+class Ready(_message.Message):
+    __slots__ = ("round", "tokens", "anchor_digest")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ANCHOR_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    tokens: int
+    anchor_digest: bytes
+    def __init__(self, round: _Optional[int] = ..., tokens: _Optional[int] = ..., anchor_digest: _Optional[bytes] = ...) -> None: ...
+
+class Roster(_message.Message):
+    __slots__ = ("round", "attempt", "members")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    attempt: int
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    def __init__(self, round: _Optional[int] = ..., attempt: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
+
+class Member(_message.Message):
+    __slots__ = ("peer_id", "tokens")
+    PEER_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    peer_id: str
+    tokens: int
+    def __init__(self, peer_id: _Optional[str] = ..., tokens: _Optional[int] = ...) -> None: ...
+
+class Committed(_message.Message):
+    __slots__ = ("round", "anchor_digest")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ANCHOR_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    anchor_digest: bytes
+    def __init__(self, round: _Optional[int] = ..., anchor_digest: _Optional[bytes] = ...) -> None: ...
+
+class Propose(_message.Message):
+    __slots__ = ("round", "tokens", "exchange_id")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGE_ID_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    tokens: int
+    exchange_id: bytes
+    def __init__(self, round: _Optional[int] = ..., tokens: _Optional[int] = ..., exchange_id: _Optional[bytes] = ...) -> None: ...
+
+class Answer(_message.Message):
+    __slots__ = ("exchange_id", "accepted", "tokens")
+    EXCHANGE_ID_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    exchange_id: bytes
+    accepted: bool
+    tokens: int
+    def __init__(self, exchange_id: _Optional[bytes] = ..., accepted: _Optional[bool] = ..., tokens: _Optional[int] = ...) -> None: ...
+
+class NoteReply(_message.Message):
+    __slots__ = ("taken", "reason")
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    taken: bool
+    reason: str
+    def __init__(self, taken: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class FetchRequest(_message.Message):
+    __slots__ = ("kind", "fragment", "round", "exchange_id", "part", "offset")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGE_ID_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    fragment: int
+    round: int
+    exchange_id: bytes
+    part: int
+    offset: int
+    def __init__(self, kind: _Optional[str] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., exchange_id: _Optional[bytes] = ..., part: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class FetchHeader(_message.Message):
+    __slots__ = ("size_bytes", "round", "refusal")
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    size_bytes: int
+    round: int
+    refusal: str
+    def __init__(self, size_bytes: _Optional[int] = ..., round: _Optional[int] = ..., refusal: _Optional[str] = ...) -> None: ...
+
+class FetchTrailer(_message.Message):
+    __slots__ = ("size_bytes", "sha256")
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    size_bytes: int
+    sha256: bytes
+    def __init__(self, size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+
+class PeerCard(_message.Message):
+    __slots__ = ("wire_addresses", "multiaddrs", "role", "step", "round", "tokens", "software", "joined_unix_s")
+    WIRE_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    MULTIADDRS_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    JOINED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    wire_addresses: _containers.RepeatedScalarFieldContainer[str]
+    multiaddrs: _containers.RepeatedScalarFieldContainer[str]
+    role: str
+    step: int
+    round: int
+    tokens: int
+    software: str
+    joined_unix_s: float
+    def __init__(self, wire_addresses: _Optional[_Iterable[str]] = ..., multiaddrs: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ..., joined_unix_s: _Optional[float] = ...) -> None: ...
