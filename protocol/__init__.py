@@ -1,1 +1,1 @@
-"""What peers say to each other, and when: state machines without I/O. Knows sizes, never tensors."""
+"""What peers say to each other, and when: state machines without I/O, that never see a tensor."""

@@ -3,7 +3,6 @@
 `parse_note` is the gate: whatever comes out of it has fields within their limits.
 """
 
-import hashlib
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -43,15 +42,8 @@ class Roster:
 
     fragment: int
     round: int
-    attempt: int
+    exchange_id: bytes
     members: tuple[Member, ...]
-
-    @property
-    def exchange_id(self) -> bytes:
-        """Names this very roster: two rosters of one round never mix."""
-        text = repr((self.fragment, self.round, self.attempt))
-        text += "".join(f"|{member.peer_id}:{member.tokens}" for member in self.members)
-        return hashlib.sha256(text.encode()).digest()[:EXCHANGE_ID_BYTES]
 
     @property
     def peer_ids(self) -> tuple[PeerId, ...]:
@@ -61,11 +53,16 @@ class Roster:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """My anchor is at `round`, with this digest."""
+    """My anchor is at `round`; this exchange took it there, and I still have its averages.
+
+    An anchor that came some other way has no exchange: `exchange_id` is empty, `num_parts` 0.
+    """
 
     fragment: int
     round: int
     anchor_digest: bytes
+    exchange_id: bytes = b""
+    num_parts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +98,14 @@ def note_to_bytes(note: Note) -> bytes:
             out.ready.anchor_digest = note.anchor_digest
         case Roster():
             out.roster.round = note.round
-            out.roster.attempt = note.attempt
+            out.roster.exchange_id = note.exchange_id
             for member in note.members:
                 out.roster.members.add(peer_id=member.peer_id, tokens=member.tokens)
         case Committed():
             out.committed.round = note.round
             out.committed.anchor_digest = note.anchor_digest
+            out.committed.exchange_id = note.exchange_id
+            out.committed.num_parts = note.num_parts
         case Propose():
             out.propose.round = note.round
             out.propose.tokens = note.tokens
@@ -150,6 +149,12 @@ def parse_note(data: bytes, *, max_bytes: int, num_fragments: int, max_peers: in
                 raw.fragment,
                 _below(raw.committed.round, MAX_ROUND, "round"),
                 _sized(raw.committed.anchor_digest, DIGEST_BYTES, "anchor digest"),
+                _sized(
+                    raw.committed.exchange_id,
+                    EXCHANGE_ID_BYTES if raw.committed.exchange_id else 0,
+                    "exchange id",
+                ),
+                _below(raw.committed.num_parts, max_peers + 1, "number of parts"),
             )
         case "propose":
             return Propose(
@@ -181,7 +186,7 @@ def _parse_roster(raw: pb.Note, max_peers: int) -> Roster:
     return Roster(
         raw.fragment,
         _below(raw.roster.round, MAX_ROUND, "round"),
-        _below(raw.roster.attempt, MAX_ROUND, "attempt"),
+        _sized(raw.roster.exchange_id, EXCHANGE_ID_BYTES, "exchange id"),
         members,
     )
 

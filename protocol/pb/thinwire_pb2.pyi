@@ -57,14 +57,14 @@ class Ready(_message.Message):
     def __init__(self, round: _Optional[int] = ..., tokens: _Optional[int] = ..., anchor_digest: _Optional[bytes] = ...) -> None: ...
 
 class Roster(_message.Message):
-    __slots__ = ("round", "attempt", "members")
+    __slots__ = ("round", "exchange_id", "members")
     ROUND_FIELD_NUMBER: _ClassVar[int]
-    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGE_ID_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     round: int
-    attempt: int
+    exchange_id: bytes
     members: _containers.RepeatedCompositeFieldContainer[Member]
-    def __init__(self, round: _Optional[int] = ..., attempt: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
+    def __init__(self, round: _Optional[int] = ..., exchange_id: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("peer_id", "tokens")
@@ -75,12 +75,16 @@ class Member(_message.Message):
     def __init__(self, peer_id: _Optional[str] = ..., tokens: _Optional[int] = ...) -> None: ...
 
 class Committed(_message.Message):
-    __slots__ = ("round", "anchor_digest")
+    __slots__ = ("round", "anchor_digest", "exchange_id", "num_parts")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ANCHOR_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGE_ID_FIELD_NUMBER: _ClassVar[int]
+    NUM_PARTS_FIELD_NUMBER: _ClassVar[int]
     round: int
     anchor_digest: bytes
-    def __init__(self, round: _Optional[int] = ..., anchor_digest: _Optional[bytes] = ...) -> None: ...
+    exchange_id: bytes
+    num_parts: int
+    def __init__(self, round: _Optional[int] = ..., anchor_digest: _Optional[bytes] = ..., exchange_id: _Optional[bytes] = ..., num_parts: _Optional[int] = ...) -> None: ...
 
 class Propose(_message.Message):
     __slots__ = ("round", "tokens", "exchange_id")

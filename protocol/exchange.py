@@ -1,0 +1,123 @@
+"""What every exchange machine has: a round, a place for effects, and news of other peers.
+
+One machine serves one fragment. `GroupExchange` averages with everybody, `PairExchange` with one
+partner at a time; the driver treats them alike.
+"""
+
+import abc
+import enum
+import hashlib
+from dataclasses import dataclass
+
+from protocol.identity import PeerId
+from protocol.machine import BlobRef, Effect, Tell
+from protocol.messages import EXCHANGE_ID_BYTES, Note
+
+
+class Phase(enum.Enum):
+    """Where an exchange stands, in words that a user can read."""
+
+    IDLE = "training"
+    READY = "looking for others"
+    EXCHANGING = "exchanging"
+    LANDING = "taking the outer step"
+    CATCHING_UP = "catching up"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeConfig:
+    """What the machines of one fragment need to know; equal on all peers but for `our_id`."""
+
+    our_id: PeerId
+    life: str
+    """Drawn anew at each start: exchanges of an earlier life of this peer are not ours."""
+    run_id: str
+    fragment: int
+    quorum_frac: float
+    """A roster needs more than this part of the live peers."""
+    grace_s: float
+    """After quorum, how long a roster stays open for the others."""
+    exchange_s: float
+    """After which an exchange is given up."""
+    resend_s: float = 1.0
+    """How often a note that may have been lost is repeated."""
+    retry_s: float = 0.25
+    """How soon to ask again for a blob that is being made."""
+    takeover_s: float = 2.0
+    """How long the next in line waits for a leader that does not close its roster."""
+
+
+class Exchange(abc.ABC):
+    """Base of the two machines. The driver calls the `on_...` methods; see `protocol.machine`."""
+
+    def __init__(self, config: ExchangeConfig, *, round: int, anchor_digest: bytes) -> None:
+        self.config = config
+        self.round = round
+        self.anchor_digest = anchor_digest
+        self.phase = Phase.IDLE
+        self._others: tuple[PeerId, ...] = ()
+        self._effects: list[Effect] = []
+        self._num_exchange_ids = 0
+
+    @property
+    def is_using_snapshot(self) -> bool:
+        """Whether a new departure must wait, because the last one is on its way."""
+        return self.phase in (Phase.EXCHANGING, Phase.LANDING, Phase.CATCHING_UP)
+
+    def drain(self) -> list[Effect]:
+        """Returns the effects since the last call, in order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def on_members(self, others: tuple[PeerId, ...], *, now_s: float) -> None:
+        """These other peers are believed to live."""
+        self._others = tuple(sorted(peer for peer in others if peer != self.config.our_id))
+        self.on_timer(now_s=now_s)
+
+    @abc.abstractmethod
+    def waiting_for(self) -> tuple[PeerId, ...]:
+        """The peers without whom this exchange does not go on; for people."""
+
+    @abc.abstractmethod
+    def on_departed(self, tokens: int, *, now_s: float) -> None:
+        """The trainer left a snapshot, after `tokens` tokens that no average contains yet."""
+
+    @abc.abstractmethod
+    def on_note(self, src: PeerId, note: Note, *, now_s: float) -> None:
+        """Another peer's machine says something; stale and doubled notes are harmless."""
+
+    @abc.abstractmethod
+    def on_fetched(self, src: PeerId, ref: BlobRef, *, now_s: float) -> None:
+        """A `Fetch` succeeded, and its content made sense."""
+
+    @abc.abstractmethod
+    def on_fetch_failed(self, src: PeerId, ref: BlobRef, *, is_alive: bool, now_s: float) -> None:
+        """A `Fetch` failed; `is_alive` when `src` answered that it does not have it (yet)."""
+
+    @abc.abstractmethod
+    def on_landed(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
+        """The outer step of a `Land` was taken."""
+
+    @abc.abstractmethod
+    def on_caught_up(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
+        """A `CatchUp` ended; `round` is the old one when it failed."""
+
+    @abc.abstractmethod
+    def on_timer(self, *, now_s: float) -> None:
+        """The named deadline has come, or any other time."""
+
+    @abc.abstractmethod
+    def next_deadline_s(self) -> float | None:
+        """When to call `on_timer`."""
+
+    def _new_exchange_id(self) -> bytes:
+        self._num_exchange_ids += 1
+        fields = (self.config.our_id, self.config.life, self.config.fragment)
+        text = "|".join(map(str, (*fields, self._num_exchange_ids)))
+        return hashlib.sha256(text.encode()).digest()[:EXCHANGE_ID_BYTES]
+
+    def _do(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def _tell(self, event: str, **fields: object) -> None:
+        self._do(Tell(event, {"fragment": self.config.fragment, "round": self.round, **fields}))

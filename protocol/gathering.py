@@ -1,0 +1,198 @@
+"""The fetches of one group exchange: parts to reduce, then averages to land.
+
+A member first collects its own part from every other member (`of_member`); a late peer only fetches
+the averages, from one who has them (`of_listener`). Whoever answers that it does not have something
+*yet* is asked again every `retry_s`, but not for ever: it may have given the exchange up. Who does
+not answer at all is asked once more and then left out. The average of a reducer that left us is
+looked for at the other members. Nothing is applied before everything is here.
+"""
+
+from dataclasses import dataclass, field
+
+from protocol.exchange import ExchangeConfig
+from protocol.identity import PeerId
+from protocol.machine import BlobRef, Effect, Fetch, Reduce
+from protocol.messages import Roster
+from protocol.roster import is_quorum
+
+MAX_SILENT_TRIES = 2
+"""A peer that is silent so often in a row is dead or frozen to us."""
+MAX_VAIN_TRIES = 12
+"""A peer that says so often that it has nothing has given the exchange up."""
+
+
+@dataclass(slots=True)
+class _Want:
+    """One blob that we need, and whom to ask for it."""
+
+    ref: BlobRef
+    sources: list[PeerId]
+    tokens: int = 0
+    retry_at_s: float | None = None
+    is_flying: bool = False
+    silent: dict[PeerId, int] = field(default_factory=dict)
+    vain: dict[PeerId, int] = field(default_factory=dict)
+
+    @property
+    def source(self) -> PeerId:
+        return self.sources[0]
+
+
+class Gathering:
+    """See the module docstring."""
+
+    def __init__(
+        self, exchange_id: bytes, num_parts: int, config: ExchangeConfig, *, now_s: float
+    ) -> None:
+        self.exchange_id = exchange_id
+        self.num_parts = num_parts
+        self.failure: str | None = None
+        self.unresponsive: set[PeerId] = set()
+        self.partners: tuple[PeerId, ...] = ()
+        self.is_member = False
+        self._config = config
+        self._deadline_s = now_s + config.exchange_s
+        self._wants: dict[tuple[BlobRef, PeerId | None], _Want] = {}
+        self._effects: list[Effect] = []
+        self._roster: Roster | None = None
+        self._num_live = 1
+        self._num_reduced = 1
+        self._is_reducing = False
+
+    @classmethod
+    def of_member(
+        cls, roster: Roster, config: ExchangeConfig, *, num_live: int, now_s: float
+    ) -> "Gathering":
+        """The exchange of a member of `roster`, who knows `num_live` live peers."""
+        gathering = cls(roster.exchange_id, len(roster.members), config, now_s=now_s)
+        gathering._roster, gathering.is_member = roster, True
+        gathering._num_live = num_live
+        gathering._is_reducing = True
+        gathering.partners = tuple(peer for peer in roster.peer_ids if peer != config.our_id)
+        ours = roster.peer_ids.index(config.our_id)
+        for member in roster.members:
+            if member.peer_id != config.our_id:
+                ref = gathering._ref("part", ours)
+                want = _Want(ref, [member.peer_id], member.tokens)
+                gathering._wants[ref, member.peer_id] = want
+                gathering._ask(want)
+        gathering._reduce_if_ready()
+        return gathering
+
+    @classmethod
+    def of_listener(
+        cls,
+        exchange_id: bytes,
+        num_parts: int,
+        holder: PeerId,
+        config: ExchangeConfig,
+        *,
+        now_s: float,
+    ) -> "Gathering":
+        """The replay of an exchange that `holder` has landed."""
+        gathering = cls(exchange_id, num_parts, config, now_s=now_s)
+        gathering.partners = (holder,)
+        for part in range(num_parts):
+            ref = gathering._ref("average", part)
+            gathering._wants[ref, None] = want = _Want(ref, [holder])
+            gathering._ask(want)
+        return gathering
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every average is here."""
+        return not self._wants and not self._is_reducing and self.failure is None
+
+    def waiting_for(self) -> tuple[PeerId, ...]:
+        """Whose bytes are missing."""
+        return tuple(dict.fromkeys(want.source for want in self._wants.values()))
+
+    def drain(self) -> list[Effect]:
+        """Returns the effects since the last call, in order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def on_fetched(self, src: PeerId, ref: BlobRef, *, now_s: float) -> None:
+        """A part was collected or an average kept."""
+        if ref.kind == "part":
+            if self._wants.pop((ref, src), None):
+                self._num_reduced += 1
+                self._reduce_if_ready()
+        else:
+            self._wants.pop((ref, None), None)
+
+    def on_fetch_failed(self, src: PeerId, ref: BlobRef, *, is_alive: bool, now_s: float) -> None:
+        """Ask again, ask another, or go on without."""
+        want = self._wants.get((ref, src if ref.kind == "part" else None))
+        if not want or not want.is_flying or want.source != src:
+            return
+        want.is_flying = False
+        want.retry_at_s = now_s + self._config.retry_s
+        tries, most = (want.vain, MAX_VAIN_TRIES) if is_alive else (want.silent, MAX_SILENT_TRIES)
+        tries[src] = tries.get(src, 0) + 1
+        if tries[src] < most:
+            return
+        if not is_alive:
+            self.unresponsive.add(src)
+        want.sources.remove(src)
+        # Those who are not the reducer have its average already, or will never have it.
+        want.vain = dict.fromkeys(want.sources, MAX_VAIN_TRIES - 2)
+        if not want.sources:
+            self._go_without(want, src)
+
+    def on_holder(self, holder: PeerId, *, now_s: float) -> None:
+        """This peer has landed the exchange, so it has every average."""
+        for want in self._wants.values():
+            if want.ref.kind == "average":
+                want.vain.pop(holder, None)
+                if holder not in want.sources:
+                    want.sources.append(holder)
+        self.on_timer(now_s=now_s)
+
+    def on_timer(self, *, now_s: float) -> None:
+        """Repeat the fetches whose pause is over."""
+        if now_s >= self._deadline_s and not self.is_complete:
+            self.unresponsive |= set(self.waiting_for())
+            self.failure = self.failure or f"not done after {self._config.exchange_s:g} s"
+            return
+        for want in self._wants.values():
+            if want.retry_at_s is not None and now_s >= want.retry_at_s:
+                self._ask(want)
+
+    def next_deadline_s(self) -> float:
+        """The next repetition, or the end of all patience."""
+        retries = [want.retry_at_s for want in self._wants.values() if want.retry_at_s is not None]
+        return min([*retries, self._deadline_s])
+
+    def _ref(self, kind: str, part: int) -> BlobRef:
+        return BlobRef(kind, self._config.fragment, 0, self.exchange_id, part)
+
+    def _ask(self, want: _Want) -> None:
+        want.retry_at_s, want.is_flying = None, True
+        self._effects.append(Fetch(want.source, want.ref, want.tokens))
+
+    def _go_without(self, want: _Want, src: PeerId) -> None:
+        if want.ref.kind == "average":
+            self.failure = f"{src} does not give its average, and nobody else has it"
+            return
+        del self._wants[want.ref, src]
+        self._reduce_if_ready()
+
+    def _reduce_if_ready(self) -> None:
+        if not self._roster or any(ref.kind == "part" for ref, _ in self._wants):
+            return
+        if not is_quorum(self._num_reduced, self._num_live, self._config.quorum_frac):
+            self.failure = f"only {self._num_reduced} of {self._num_live} peers brought their part"
+            return
+        self._is_reducing = False
+        our_id = self._config.our_id
+        ours = self._roster.peer_ids.index(our_id)
+        tokens = self._roster.members[ours].tokens
+        self._effects.append(Reduce(self._ref("average", ours), tokens))
+        for part, peer in enumerate(self._roster.peer_ids):
+            if peer != our_id:
+                others = [other for other in self.partners if other != peer]
+                sources = others if peer in self.unresponsive and others else [peer, *others]
+                ref = self._ref("average", part)
+                self._wants[ref, None] = want = _Want(ref, sources)
+                self._ask(want)

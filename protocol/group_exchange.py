@@ -1,0 +1,340 @@
+"""All: everybody who is ready averages with everybody else who is (DiLoCo's mixing).
+
+Theory of operation
+-------------------
+All anchors of a run start equal and stay equal, round by round; `round` counts outer steps. A peer
+whose trainer left a snapshot is READY and tells all live peers. When enough are ready, the first in
+the lottery's order closes the roster (`protocol.roster`) and sends it. Each member i then
+
+    offers its contribution in as many parts as there are members,
+    fetches part i from every other member, and averages it, weighted by tokens     (scatter-reduce)
+    fetches the average of every other part, encoded once by its reducer                  (gather)
+    and takes the outer step.
+
+    IDLE -departed-> READY -roster-> EXCHANGING -all averages-> LANDING -landed-> IDLE
+                      ^------- attempt failed -------|
+    IDLE/READY -others are ahead-> EXCHANGING as a listener, or CATCHING_UP -> IDLE
+
+A crash before the roster closes: the next in the order closes it. A member that dies or freezes in
+the exchange: reducers leave its contribution out; its own average is looked for at the others, and
+if nobody has it, the attempt fails and all are READY again with what they brought. A peer that was
+late, or failed where others did not, hears that they committed and replays their averages from the
+bytes they applied; its own contribution stays in its delta and leaves with the next departure.
+
+Safety: one round has at most one result while peers agree on who lives, because a reducer needs
+parts from a quorum of the live peers that it knew when it accepted the roster, and a peer is in one
+roster at a time. All apply the same decoded bytes, so equal rounds have equal anchors; digests in
+READY and COMMITTED show it when that ever fails.
+Liveness: while a quorum is ready and can reach each other, some attempt succeeds.
+"""
+
+from protocol.errors import LocalProtocolError
+from protocol.exchange import Exchange, ExchangeConfig, Phase
+from protocol.gathering import Gathering
+from protocol.identity import PeerId
+from protocol.lottery import leader_order
+from protocol.machine import BlobRef, CatchUp, Discard, Land, Offer, Send
+from protocol.messages import Committed, Member, Note, Ready, Roster
+from protocol.roster import RosterDecision, RosterView, decide_roster, is_quorum
+
+
+class GroupExchange(Exchange):
+    """See the module docstring."""
+
+    def __init__(self, config: ExchangeConfig, *, round: int, anchor_digest: bytes) -> None:
+        super().__init__(config, round=round, anchor_digest=anchor_digest)
+        self._tokens = 0
+        self._ready: dict[PeerId, Ready] = {}
+        """The newest of each peer, for our round or a later one: a faster peer may be ahead."""
+        self._complete_since_s: float | None = None
+        self._quorum_since_s: float | None = None
+        self._resend_at_s: float | None = None
+        self._roster: Roster | None = None
+        self._gathering: Gathering | None = None
+        self._journal = b"", 0
+        """The exchange that made our anchor, and its number of parts."""
+
+    def waiting_for(self) -> tuple[PeerId, ...]:
+        """Whose contribution or average is missing, or who is not ready yet."""
+        if self._gathering:
+            return self._gathering.waiting_for()
+        if self.phase is Phase.READY:
+            return tuple(peer for peer in self._others if peer not in self._candidates())
+        return ()
+
+    def on_departed(self, tokens: int, *, now_s: float) -> None:
+        """A new snapshot: tell the others, or refresh what we bring."""
+        if self.is_using_snapshot:
+            raise LocalProtocolError("a departure while the last snapshot is in use")
+        self._tokens = tokens
+        self.phase = Phase.READY
+        self._announce(now_s)
+        self.on_timer(now_s=now_s)
+
+    def on_note(self, src: PeerId, note: Note, *, now_s: float) -> None:
+        """Ready, Roster and Committed; the notes of other mixings are not for us."""
+        match note:
+            case Ready():
+                self._on_ready(src, note, now_s)
+            case Roster():
+                self._on_roster(src, note, now_s)
+            case Committed():
+                self._on_committed(src, note, now_s)
+            case _:
+                pass
+
+    def on_fetched(self, src: PeerId, ref: BlobRef, *, now_s: float) -> None:
+        """A part or an average is here."""
+        if self._gathering and ref.exchange_id == self._gathering.exchange_id:
+            self._gathering.on_fetched(src, ref, now_s=now_s)
+            self._advance(now_s)
+
+    def on_fetch_failed(self, src: PeerId, ref: BlobRef, *, is_alive: bool, now_s: float) -> None:
+        """A part or an average could not be had from this peer."""
+        if self._gathering and ref.exchange_id == self._gathering.exchange_id:
+            self._gathering.on_fetch_failed(src, ref, is_alive=is_alive, now_s=now_s)
+            self._advance(now_s)
+
+    def on_landed(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
+        """The outer step was taken; let the others know, in case they missed it."""
+        if self._gathering:
+            self._journal = self._gathering.exchange_id, self._gathering.num_parts
+        self._enter_round(round, anchor_digest, now_s)
+        committed = Committed(self.config.fragment, round, anchor_digest, *self._journal)
+        for peer in self._others:
+            self._do(Send(peer, committed))
+
+    def on_caught_up(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
+        """We have somebody else's anchor; our delta of before is on top of it."""
+        if round > self.round:
+            self._journal = b"", 0
+        self._enter_round(round, anchor_digest, now_s)
+
+    def on_timer(self, *, now_s: float) -> None:
+        """Repeat what may be lost, close the roster, or go on with the exchange."""
+        if self.phase is Phase.READY:
+            if self._resend_at_s is not None and now_s >= self._resend_at_s:
+                self._announce(now_s)
+            if self._decide(now_s).close:
+                self._close_roster(now_s)
+        elif self.phase is Phase.EXCHANGING and self._gathering:
+            self._gathering.on_timer(now_s=now_s)
+            self._advance(now_s)
+
+    def next_deadline_s(self) -> float | None:
+        """The earliest of the timers of this phase."""
+        if self.phase is Phase.READY:
+            wake_at_s = self._decide(None).wake_at_s
+            times = [time for time in (self._resend_at_s, wake_at_s) if time is not None]
+            return min(times, default=None)
+        if self.phase is Phase.EXCHANGING and self._gathering:
+            return self._gathering.next_deadline_s()
+        return None
+
+    # ---- becoming ready, closing the roster
+
+    def _announce(self, now_s: float) -> None:
+        self._resend_at_s = now_s + self.config.resend_s
+        for peer in self._others:
+            self._do(Send(peer, self._our_ready()))
+
+    def _our_ready(self) -> Ready:
+        return Ready(self.config.fragment, self.round, self._tokens, self.anchor_digest)
+
+    def _on_ready(self, src: PeerId, note: Ready, now_s: float) -> None:
+        if note.round < self.round:
+            journal = self._journal if note.round == self.round - 1 else (b"", 0)
+            committed = Committed(self.config.fragment, self.round, self.anchor_digest, *journal)
+            self._do(Send(src, committed))
+            return
+        self._ready[src] = note
+        if note.round == self.round + 1 and not self.is_using_snapshot:
+            # We missed their note that they committed: say where we are, and they repeat it.
+            self._do(Send(src, self._our_ready()))
+        elif note.round > self.round:
+            self._fall_behind(src, now_s)
+        elif note.anchor_digest != self.anchor_digest:
+            self._on_other_anchor(src, note, now_s)
+        elif self._roster and self._roster.round == self.round:
+            if src in self._roster.peer_ids:
+                self._do(Send(src, self._roster))
+        else:
+            self.on_timer(now_s=now_s)
+
+    def _candidates(self) -> list[PeerId]:
+        """Who else could be in this round's roster."""
+        return [
+            peer
+            for peer in self._others
+            if (ready := self._ready.get(peer))
+            and (ready.round, ready.anchor_digest) == (self.round, self.anchor_digest)
+        ]
+
+    def _decide(self, now_s: float | None) -> RosterDecision:
+        """Asks `decide_roster`; without a time only the wake-up counts."""
+        config = self.config
+        ready = [*self._candidates(), config.our_id]
+        num_live = len(self._others) + 1
+        if now_s is not None:
+            quorum = is_quorum(len(ready), num_live, config.quorum_frac)
+            self._quorum_since_s = _since(self._quorum_since_s, quorum, now_s)
+            complete = len(ready) == num_live
+            self._complete_since_s = _since(self._complete_since_s, complete, now_s)
+        view = RosterView(
+            order=leader_order(
+                ready, run_id=config.run_id, fragment=config.fragment, round=self.round
+            ),
+            our_id=config.our_id,
+            num_live=num_live,
+            complete_since_s=self._complete_since_s,
+            quorum_since_s=self._quorum_since_s,
+            grace_s=config.grace_s,
+            takeover_s=config.takeover_s,
+        )
+        return decide_roster(view, now_s=float("-inf") if now_s is None else now_s)
+
+    def _close_roster(self, now_s: float) -> None:
+        candidates = self._candidates()
+        members = [Member(peer, self._ready[peer].tokens) for peer in candidates]
+        members.append(Member(self.config.our_id, self._tokens))
+        roster = Roster(
+            self.config.fragment,
+            self.round,
+            self._new_exchange_id(),
+            tuple(sorted(members, key=lambda member: member.peer_id)),
+        )
+        for peer in candidates:
+            self._do(Send(peer, roster))
+        self._accept(roster, now_s)
+
+    def _on_roster(self, src: PeerId, note: Roster, now_s: float) -> None:
+        if self.phase is not Phase.READY or note.round != self.round:
+            return
+        if src not in note.peer_ids or self.config.our_id not in note.peer_ids:
+            return
+        self._accept(note, now_s)
+
+    def _accept(self, roster: Roster, now_s: float) -> None:
+        self.phase, self._roster = Phase.EXCHANGING, roster
+        others = tuple(peer for peer in roster.peer_ids if peer != self.config.our_id)
+        self._tell("exchange_begins", partners=others, exchange_id=roster.exchange_id.hex())
+        self._do(
+            Offer(
+                fragment=self.config.fragment,
+                round=self.round,
+                exchange_id=roster.exchange_id,
+                num_parts=len(roster.members),
+                members=others,
+            )
+        )
+        self._gathering = Gathering.of_member(
+            roster, self.config, num_live=len(self._others) + 1, now_s=now_s
+        )
+        self._advance(now_s)
+
+    # ---- the exchange itself
+
+    def _advance(self, now_s: float) -> None:
+        gathering = self._gathering
+        if not gathering:
+            return
+        for effect in gathering.drain():
+            self._do(effect)
+        if gathering.failure:
+            self._fail(gathering, now_s)
+        elif gathering.is_complete and self.phase in (Phase.EXCHANGING, Phase.CATCHING_UP):
+            self.phase = Phase.LANDING
+            self._do(
+                Land(
+                    self.config.fragment,
+                    self.round,
+                    gathering.exchange_id,
+                    gathering.num_parts,
+                    rebase_on_anchor=not gathering.is_member,
+                )
+            )
+
+    def _fail(self, gathering: Gathering, now_s: float) -> None:
+        self._tell(
+            "exchange_failed",
+            partners=list(gathering.partners),
+            exchange_id=gathering.exchange_id.hex(),
+            reason=gathering.failure,
+        )
+        self._do(Discard(self.config.fragment, gathering.exchange_id))
+        self._gathering, self._roster = None, None
+        if not gathering.is_member:  # the averages are gone: fetch the state instead
+            self.phase = Phase.CATCHING_UP
+            self._do(CatchUp(gathering.partners[0], self.config.fragment))
+            return
+        for peer in gathering.unresponsive:
+            self._ready.pop(peer, None)
+        self.phase = Phase.READY
+        self._quorum_since_s = self._complete_since_s = None
+        self._announce(now_s)
+
+    def _enter_round(self, round: int, anchor_digest: bytes, now_s: float) -> None:
+        self.round, self.anchor_digest = round, anchor_digest
+        self.phase = Phase.IDLE
+        self._roster, self._gathering = None, None
+        self._quorum_since_s = self._complete_since_s = self._resend_at_s = None
+        self._ready = {peer: note for peer, note in self._ready.items() if note.round >= round}
+        ahead = [peer for peer, note in self._ready.items() if note.round > round]
+        if ahead:
+            self._fall_behind(ahead[0], now_s)
+
+    # ---- others are ahead, or elsewhere
+
+    def _on_committed(self, src: PeerId, note: Committed, now_s: float) -> None:
+        if note.round <= self.round:
+            return
+        if self.phase is Phase.EXCHANGING and self._gathering and self._gathering.is_member:
+            if note.exchange_id == self._gathering.exchange_id:
+                self._gathering.on_holder(src, now_s=now_s)
+                self._advance(now_s)
+                return
+        elif self.is_using_snapshot:
+            return
+        if note.round == self.round + 1 and note.exchange_id:
+            self._replay(src, note, now_s)
+        else:
+            self._fall_behind(src, now_s)
+
+    def _replay(self, src: PeerId, note: Committed, now_s: float) -> None:
+        if self._gathering:  # our own attempt of this round came to nothing
+            self._do(Discard(self.config.fragment, self._gathering.exchange_id))
+        self.phase, self._roster = Phase.EXCHANGING, None
+        self._tell("replay_begins", partners=[src], exchange_id=note.exchange_id.hex())
+        self._gathering = Gathering.of_listener(
+            note.exchange_id, note.num_parts, src, self.config, now_s=now_s
+        )
+        self._advance(now_s)
+
+    def _fall_behind(self, src: PeerId, now_s: float) -> None:
+        if self.is_using_snapshot:
+            return  # we hear of it again when this has ended
+        self._tell("catching_up", partners=[src])
+        self.phase = Phase.CATCHING_UP
+        self._do(CatchUp(src, self.config.fragment))
+
+    def _on_other_anchor(self, src: PeerId, note: Ready, now_s: float) -> None:
+        """Equal rounds, unequal anchors: the smaller camp takes over the larger one's anchor."""
+        theirs = sum(
+            ready.round == self.round and ready.anchor_digest == note.anchor_digest
+            for ready in self._ready.values()
+        )
+        ours = len(self._candidates()) + 1
+        self._tell(
+            "anchor_differs",
+            partners=[src],
+            ours=self.anchor_digest.hex()[:12],
+            theirs=note.anchor_digest.hex()[:12],
+        )
+        if (theirs, note.anchor_digest) > (ours, self.anchor_digest):
+            self._fall_behind(src, now_s)
+
+
+def _since(since_s: float | None, holds: bool, now_s: float) -> float | None:
+    if not holds:
+        return None
+    return now_s if since_s is None else since_s

@@ -1,0 +1,227 @@
+"""Pairs: two peers average with each other and with nobody else (NoLoCo's mixing).
+
+Theory of operation
+-------------------
+A peer whose trainer left a snapshot is READY: it asks the live peers, in the order that the lottery
+drew for this round, until one accepts; whoever has been asked in vain stays READY and accepts the
+first that asks it. The two fetch each other's contribution, and each takes its own outer step.
+
+    IDLE -departed-> READY -answer: yes / we accept-> EXCHANGING -fetched-> LANDING -landed-> IDLE
+                       ^---- no answer in time, a no: next ------|
+                       ^---- the partner died, froze or left ----|
+
+Timers: `resend_s` bounds the wait for an answer, and is the pause before the list is gone through
+again; `exchange_s` bounds an exchange. A crash at any point costs the other side this partner, not
+its contribution: it is READY again and asks the next. A departure while READY refreshes the
+snapshot.
+
+Safety: a peer is in one exchange at a time, and an exchange id is used once, so a contribution is in
+at most one average of each side. One side may land and the other not (the last fetch fails); the
+replicas then lie a little further apart, which the next exchanges shrink.
+Liveness: while two peers that can reach each other are READY, they pair within a few `resend_s`.
+"""
+
+from dataclasses import dataclass
+
+from protocol.errors import LocalProtocolError
+from protocol.exchange import Exchange, ExchangeConfig, Phase
+from protocol.identity import PeerId
+from protocol.lottery import partner_order
+from protocol.machine import BlobRef, Discard, Fetch, Land, Offer, Send
+from protocol.messages import Answer, Note, Propose
+
+MAX_FETCH_TRIES = 3
+
+
+@dataclass(slots=True)
+class _Pair:
+    partner: PeerId
+    exchange_id: bytes
+    tokens: int
+    deadline_s: float
+    tries: int = 0
+    retry_at_s: float | None = None
+
+
+class PairExchange(Exchange):
+    """See the module docstring."""
+
+    def __init__(self, config: ExchangeConfig, *, round: int, anchor_digest: bytes) -> None:
+        super().__init__(config, round=round, anchor_digest=anchor_digest)
+        self._tokens = 0
+        self._candidates: list[PeerId] = []
+        self._asked: _Pair | None = None
+        self._pair: _Pair | None = None
+        self._ask_again_at_s: float | None = None
+        self._failed_partners: set[PeerId] = set()
+
+    def waiting_for(self) -> tuple[PeerId, ...]:
+        """The partner, or the one who was asked."""
+        pair = self._pair or self._asked
+        return (pair.partner,) if pair else ()
+
+    def on_departed(self, tokens: int, *, now_s: float) -> None:
+        """A new snapshot: look for a partner, or refresh what we bring."""
+        if self.is_using_snapshot:
+            raise LocalProtocolError("a departure while the last snapshot is in use")
+        self._tokens = tokens
+        if self.phase is Phase.IDLE:
+            self.phase = Phase.READY
+            self._failed_partners.clear()
+            self._start_asking(now_s)
+
+    def on_note(self, src: PeerId, note: Note, *, now_s: float) -> None:
+        """Propose and Answer; the notes of other mixings are not for us."""
+        match note:
+            case Propose():
+                self._on_propose(src, note, now_s)
+            case Answer():
+                self._on_answer(src, note, now_s)
+            case _:
+                pass
+
+    def on_fetched(self, src: PeerId, ref: BlobRef, *, now_s: float) -> None:
+        """The partner's contribution is here."""
+        if self.phase is not Phase.EXCHANGING or not self._pair:
+            return
+        if (src, ref.exchange_id) != (self._pair.partner, self._pair.exchange_id):
+            return
+        self.phase = Phase.LANDING
+        self._do(Land(self.config.fragment, self.round, self._pair.exchange_id, 1))
+
+    def on_fetch_failed(self, src: PeerId, ref: BlobRef, *, is_alive: bool, now_s: float) -> None:
+        """Ask a living partner again soon; give up one that does not answer."""
+        pair = self._pair
+        if self.phase is not Phase.EXCHANGING or not pair or ref.exchange_id != pair.exchange_id:
+            return
+        pair.tries += 1
+        if is_alive and pair.tries < MAX_FETCH_TRIES:
+            pair.retry_at_s = now_s + self.config.retry_s
+        else:
+            self._give_up("does not have it" if is_alive else "does not answer", now_s)
+
+    def on_landed(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
+        """The outer step was taken; train on."""
+        self.round, self.anchor_digest = round, anchor_digest
+        self.phase, self._pair = Phase.IDLE, None
+
+    def on_caught_up(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
+        """Pairs have no common anchor to catch up with."""
+        raise LocalProtocolError("pairs do not catch up")
+
+    def on_timer(self, *, now_s: float) -> None:
+        """Unanswered question, pause over, fetch to repeat, or exchange too long."""
+        if self.phase is Phase.READY:
+            if self._asked and now_s >= self._asked.deadline_s:
+                self._asked = None
+                self._ask_next(now_s)
+            elif self._ask_again_at_s is not None and now_s >= self._ask_again_at_s:
+                self._start_asking(now_s)
+        elif self.phase is Phase.EXCHANGING and self._pair:
+            if now_s >= self._pair.deadline_s:
+                self._give_up("too slow", now_s)
+            elif self._pair.retry_at_s is not None and now_s >= self._pair.retry_at_s:
+                self._pair.retry_at_s = None
+                self._fetch(self._pair)
+
+    def next_deadline_s(self) -> float | None:
+        """The earliest of the timers of this phase."""
+        if self.phase is Phase.READY:
+            return self._asked.deadline_s if self._asked else self._ask_again_at_s
+        if self.phase is Phase.EXCHANGING and self._pair:
+            if self._pair.retry_at_s is not None:
+                return min(self._pair.retry_at_s, self._pair.deadline_s)
+            return self._pair.deadline_s
+        return None
+
+    def _start_asking(self, now_s: float) -> None:
+        config = self.config
+        order = partner_order(
+            config.our_id,
+            self._others,
+            run_id=config.run_id,
+            fragment=config.fragment,
+            round=self.round,
+        )
+        # Whoever failed us in this round comes last: it may be back, but others come first.
+        self._candidates = sorted(order, key=lambda peer: peer in self._failed_partners)
+        self._ask_next(now_s)
+
+    def _ask_next(self, now_s: float) -> None:
+        if not self._candidates:
+            self._ask_again_at_s = now_s + self.config.resend_s
+            return
+        self._ask_again_at_s = None
+        partner = self._candidates.pop(0)
+        exchange_id = self._new_exchange_id()
+        self._asked = _Pair(partner, exchange_id, 0, now_s + self.config.resend_s)
+        self._do(
+            Send(partner, Propose(self.config.fragment, self.round, self._tokens, exchange_id))
+        )
+
+    def _on_propose(self, src: PeerId, note: Propose, now_s: float) -> None:
+        asked = self._asked
+        if self._pair and self._pair.exchange_id == note.exchange_id:
+            accepted = True  # our answer was lost or the note came twice
+        elif self.phase is not Phase.READY or note.tokens == 0:
+            accepted = False
+        elif asked and asked.partner == src:
+            # Both asked at once: the smaller id's question counts, and the other one's is dropped.
+            accepted = src < self.config.our_id
+            if not accepted:
+                return
+        else:
+            accepted = asked is None
+        self._do(Send(src, Answer(self.config.fragment, note.exchange_id, accepted, self._tokens)))
+        if accepted and self.phase is Phase.READY:
+            self._begin(_Pair(src, note.exchange_id, note.tokens, 0.0), now_s)
+
+    def _on_answer(self, src: PeerId, note: Answer, now_s: float) -> None:
+        asked = self._asked
+        if not asked or (src, note.exchange_id) != (asked.partner, asked.exchange_id):
+            return
+        self._asked = None
+        if note.accepted and note.tokens > 0:
+            asked.tokens = note.tokens
+            self._begin(asked, now_s)
+        else:
+            self._ask_next(now_s)
+
+    def _begin(self, pair: _Pair, now_s: float) -> None:
+        pair.deadline_s = now_s + self.config.exchange_s
+        self.phase, self._pair, self._asked, self._ask_again_at_s = (
+            Phase.EXCHANGING,
+            pair,
+            None,
+            None,
+        )
+        self._tell("exchange_begins", partners=[pair.partner], exchange_id=pair.exchange_id.hex())
+        self._do(
+            Offer(
+                fragment=self.config.fragment,
+                round=self.round,
+                exchange_id=pair.exchange_id,
+                num_parts=1,
+                members=(pair.partner,),
+            )
+        )
+        self._fetch(pair)
+
+    def _fetch(self, pair: _Pair) -> None:
+        ref = BlobRef("part", self.config.fragment, self.round, pair.exchange_id)
+        self._do(Fetch(pair.partner, ref, pair.tokens))
+
+    def _give_up(self, reason: str, now_s: float) -> None:
+        if not self._pair:
+            raise LocalProtocolError("nothing to give up")
+        pair, self._pair = self._pair, None
+        self._failed_partners.add(pair.partner)
+        self._tell(
+            "exchange_failed",
+            partners=[pair.partner],
+            exchange_id=pair.exchange_id.hex(),
+            reason=f"{pair.partner} {reason}",
+        )
+        self._do(Discard(self.config.fragment, pair.exchange_id))
+        self.phase = Phase.READY
+        self._start_asking(now_s)
