@@ -1,0 +1,1 @@
+"""The codecs: which bits go over the wire."""

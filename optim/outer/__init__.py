@@ -1,0 +1,1 @@
+"""The outer rules: what becomes of the average."""

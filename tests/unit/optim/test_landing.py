@@ -1,0 +1,89 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optim.landing import blend, rebase
+
+FLOATS = st.floats(width=32, min_value=-(2.0**100), max_value=2.0**100)
+VECTORS = st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=20)
+
+
+def bits(x: torch.Tensor) -> list[int]:
+    return x.view(torch.int32).tolist()
+
+
+@given(VECTORS)
+def test_rebase_without_local_steps_is_the_anchor_to_the_bit(
+    pairs: list[tuple[float, float]],
+) -> None:
+    theta, anchor = torch.tensor(pairs, dtype=torch.float32).t().contiguous()
+    rebase(theta, anchor, theta.clone())
+    assert bits(theta) == bits(anchor)
+
+
+def test_rebase_keeps_the_local_steps() -> None:
+    generator = torch.Generator().manual_seed(0)
+    base, steps, anchor = torch.randn(3, 1000, generator=generator)
+    theta = base + 0.01 * steps
+    rebase(theta, anchor, base)
+    torch.testing.assert_close(theta, anchor + 0.01 * steps, rtol=0, atol=1e-6)
+
+
+def test_rebase_is_elementwise_exact_where_only_some_elements_moved() -> None:
+    generator = torch.Generator().manual_seed(1)
+    base, anchor = torch.randn(2, 1000, generator=generator)
+    theta = base.clone()
+    theta[::2] += 0.5
+    rebase(theta, anchor, base)
+    assert torch.equal(theta[1::2], anchor[1::2])
+    torch.testing.assert_close(theta[::2], anchor[::2] + 0.5)
+
+
+def test_landings_write_in_place_and_leave_their_inputs() -> None:
+    whole = torch.zeros(10)
+    theta, anchor, base = whole[2:6], torch.ones(4), torch.full((4,), -1.0)
+    rebase(theta, anchor, base)
+    assert whole.tolist() == [0, 0, 2, 2, 2, 2, 0, 0, 0, 0]
+    blend(theta, anchor, 0.5)
+    assert whole.tolist() == [0, 0, 1.5, 1.5, 1.5, 1.5, 0, 0, 0, 0]
+    assert anchor.tolist() == [1] * 4
+    assert base.tolist() == [-1] * 4
+
+
+def test_s2_alpha_one_ignores_the_anchor_and_alpha_zero_takes_it() -> None:
+    theta, anchor = torch.randn(2, 100, generator=torch.Generator().manual_seed(2))
+    kept, taken = theta.clone(), theta.clone()
+    blend(kept, anchor, 1.0)
+    blend(taken, anchor, 0.0)
+    assert torch.equal(kept, theta)
+    assert torch.equal(taken, anchor)
+
+
+def test_s6_blend_is_the_weighted_sum() -> None:
+    theta, anchor = torch.randn(2, 100, generator=torch.Generator().manual_seed(3))
+    for alpha in (0.25, 0.5, 0.9):
+        landed = theta.clone()
+        blend(landed, anchor, alpha)
+        torch.testing.assert_close(landed, alpha * theta + (1 - alpha) * anchor)
+
+
+def test_blend_of_equals_changes_nothing() -> None:
+    theta = torch.randn(100, generator=torch.Generator().manual_seed(4))
+    landed = theta.clone()
+    blend(landed, theta, 0.3)
+    assert torch.equal(landed, theta)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
+def test_blend_refuses_alpha_outside_zero_to_one(alpha: float) -> None:
+    with pytest.raises(ValueError, match="alpha must be between 0 and 1"):
+        blend(torch.zeros(2), torch.zeros(2), alpha)
+
+
+def test_other_shapes_are_refused_not_broadcast() -> None:
+    theta = torch.zeros(3)
+    with pytest.raises(ValueError, match="theta is"):
+        rebase(theta, torch.zeros(1), torch.zeros(3))
+    with pytest.raises(ValueError, match="theta is"):
+        blend(theta, torch.zeros(1), 0.5)
