@@ -169,7 +169,7 @@ class Gathering:
 
     def _ask(self, want: _Want) -> None:
         want.retry_at_s, want.is_flying = None, True
-        self._effects.append(Fetch(want.source, want.ref, want.tokens))
+        self._effects.append(Fetch(want.source, want.ref, self.num_parts, want.tokens))
 
     def _go_without(self, want: _Want, src: PeerId) -> None:
         if want.ref.kind == "average":

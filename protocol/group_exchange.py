@@ -21,10 +21,12 @@ if nobody has it, the attempt fails and all are READY again with what they broug
 late, or failed where others did not, hears that they committed and replays their averages from the
 bytes they applied; its own contribution stays in its delta and leaves with the next departure.
 
-Safety: one round has at most one result while peers agree on who lives, because a reducer needs
-parts from a quorum of the live peers that it knew when it accepted the roster, and a peer is in one
-roster at a time. All apply the same decoded bytes, so equal rounds have equal anchors; digests in
-READY and COMMITTED show it when that ever fails.
+Safety: one round has at most one result among peers that can reach each other and agree on who
+lives, because a reducer needs parts from a quorum of the live peers that it knew when it accepted
+the roster, and a peer is in one roster at a time. All apply the same decoded bytes, so equal rounds
+have equal anchors. There is no consensus: a member that got the last average and was cut off before
+it could pass it on has landed alone. The digests in READY and COMMITTED show that when it comes
+back, and the smaller camp takes over the larger one's anchor, its own delta on top.
 Liveness: while a quorum is ready and can reach each other, some attempt succeeds.
 """
 
@@ -37,6 +39,9 @@ from protocol.machine import BlobRef, CatchUp, Discard, Land, Offer, Send
 from protocol.messages import Committed, Member, Note, Ready, Roster
 from protocol.roster import RosterDecision, RosterView, decide_roster, is_quorum
 
+READY_LIFE = 3.5
+"""A READY is believed for so many times `resend_s`, so that losing one or two does no harm."""
+
 
 class GroupExchange(Exchange):
     """See the module docstring."""
@@ -46,11 +51,15 @@ class GroupExchange(Exchange):
         self._tokens = 0
         self._ready: dict[PeerId, Ready] = {}
         """The newest of each peer, for our round or a later one: a faster peer may be ahead."""
+        self._heard_at_s: dict[PeerId, float] = {}
+        self._given_up: set[bytes] = set()
+        """Exchanges of this round that we left; we never enter one again."""
         self._complete_since_s: float | None = None
         self._quorum_since_s: float | None = None
         self._resend_at_s: float | None = None
         self._roster: Roster | None = None
         self._gathering: Gathering | None = None
+        self._replayed: Committed | None = None
         self._journal = b"", 0
         """The exchange that made our anchor, and its number of parts."""
 
@@ -99,7 +108,13 @@ class GroupExchange(Exchange):
         """The outer step was taken; let the others know, in case they missed it."""
         if self._gathering:
             self._journal = self._gathering.exchange_id, self._gathering.num_parts
+        replayed, self._replayed = self._replayed, None
+        source = self._gathering.partners[0] if self._gathering and replayed else None
         self._enter_round(round, anchor_digest, now_s)
+        if replayed and source and replayed.anchor_digest != anchor_digest:
+            self._tell("anchor_differs", partners=[source], reason="after a replay")
+            self._fall_behind(source, now_s)
+            return
         committed = Committed(self.config.fragment, round, anchor_digest, *self._journal)
         for peer in self._others:
             self._do(Send(peer, committed))
@@ -115,6 +130,7 @@ class GroupExchange(Exchange):
         if self.phase is Phase.READY:
             if self._resend_at_s is not None and now_s >= self._resend_at_s:
                 self._announce(now_s)
+                self._forget_silent(now_s)
             if self._decide(now_s).close:
                 self._close_roster(now_s)
         elif self.phase is Phase.EXCHANGING and self._gathering:
@@ -138,6 +154,13 @@ class GroupExchange(Exchange):
         for peer in self._others:
             self._do(Send(peer, self._our_ready()))
 
+    def _forget_silent(self, now_s: float) -> None:
+        """Who is ready says so every `resend_s`; who is silent is gone, or in another exchange."""
+        oldest_s = now_s - READY_LIFE * self.config.resend_s
+        for peer in [peer for peer, heard_s in self._heard_at_s.items() if heard_s < oldest_s]:
+            del self._heard_at_s[peer]
+            self._ready.pop(peer, None)
+
     def _our_ready(self) -> Ready:
         return Ready(self.config.fragment, self.round, self._tokens, self.anchor_digest)
 
@@ -148,6 +171,7 @@ class GroupExchange(Exchange):
             self._do(Send(src, committed))
             return
         self._ready[src] = note
+        self._heard_at_s[src] = now_s
         if note.round == self.round + 1 and not self.is_using_snapshot:
             # We missed their note that they committed: say where we are, and they repeat it.
             self._do(Send(src, self._our_ready()))
@@ -212,6 +236,8 @@ class GroupExchange(Exchange):
             return
         if src not in note.peer_ids or self.config.our_id not in note.peer_ids:
             return
+        if note.exchange_id in self._given_up:
+            return
         self._accept(note, now_s)
 
     def _accept(self, roster: Roster, now_s: float) -> None:
@@ -262,7 +288,8 @@ class GroupExchange(Exchange):
             reason=gathering.failure,
         )
         self._do(Discard(self.config.fragment, gathering.exchange_id))
-        self._gathering, self._roster = None, None
+        self._given_up.add(gathering.exchange_id)
+        self._gathering = self._roster = self._replayed = None
         if not gathering.is_member:  # the averages are gone: fetch the state instead
             self.phase = Phase.CATCHING_UP
             self._do(CatchUp(gathering.partners[0], self.config.fragment))
@@ -276,7 +303,8 @@ class GroupExchange(Exchange):
     def _enter_round(self, round: int, anchor_digest: bytes, now_s: float) -> None:
         self.round, self.anchor_digest = round, anchor_digest
         self.phase = Phase.IDLE
-        self._roster, self._gathering = None, None
+        self._roster = self._gathering = self._replayed = None
+        self._given_up.clear()
         self._quorum_since_s = self._complete_since_s = self._resend_at_s = None
         self._ready = {peer: note for peer, note in self._ready.items() if note.round >= round}
         ahead = [peer for peer, note in self._ready.items() if note.round > round]
@@ -303,7 +331,7 @@ class GroupExchange(Exchange):
     def _replay(self, src: PeerId, note: Committed, now_s: float) -> None:
         if self._gathering:  # our own attempt of this round came to nothing
             self._do(Discard(self.config.fragment, self._gathering.exchange_id))
-        self.phase, self._roster = Phase.EXCHANGING, None
+        self.phase, self._roster, self._replayed = Phase.EXCHANGING, None, note
         self._tell("replay_begins", partners=[src], exchange_id=note.exchange_id.hex())
         self._gathering = Gathering.of_listener(
             note.exchange_id, note.num_parts, src, self.config, now_s=now_s

@@ -58,15 +58,21 @@ class Fetch:
 
     src: PeerId
     ref: BlobRef
+    num_parts: int
     tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Reduce:
-    """Average what was collected for our part, and serve the result as blob `average`."""
+    """Average what was collected with our own contribution to the part that `ref` names.
+
+    The result is encoded, served as blob `average`, and decoded again for our own landing, so that
+    all apply the same bytes; unless `is_shared` is false, and it is for us alone.
+    """
 
     ref: BlobRef
     own_tokens: int
+    is_shared: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,28 +15,33 @@ again; `exchange_s` bounds an exchange. A crash at any point costs the other sid
 its contribution: it is READY again and asks the next. A departure while READY refreshes the
 snapshot.
 
-Safety: a peer is in one exchange at a time, and an exchange id is used once, so a contribution is in
+Safety: a peer is in one exchange at a time, and an exchange id is used once: a contribution is in
 at most one average of each side. One side may land and the other not (the last fetch fails); the
 replicas then lie a little further apart, which the next exchanges shrink.
 Liveness: while two peers that can reach each other are READY, they pair within a few `resend_s`.
 """
 
+from collections import deque
 from dataclasses import dataclass
 
 from protocol.errors import LocalProtocolError
 from protocol.exchange import Exchange, ExchangeConfig, Phase
 from protocol.identity import PeerId
 from protocol.lottery import partner_order
-from protocol.machine import BlobRef, Discard, Fetch, Land, Offer, Send
+from protocol.machine import BlobRef, Discard, Fetch, Land, Offer, Reduce, Send
 from protocol.messages import Answer, Note, Propose
 
 MAX_FETCH_TRIES = 3
+REMEMBERED_EXCHANGES = 256
+"""A proposal that comes late must not open an exchange that is over."""
 
 
 @dataclass(slots=True)
 class _Pair:
     partner: PeerId
     exchange_id: bytes
+    own_tokens: int
+    """As the partner knows them: a departure in between does not change them."""
     tokens: int
     deadline_s: float
     tries: int = 0
@@ -54,6 +59,7 @@ class PairExchange(Exchange):
         self._pair: _Pair | None = None
         self._ask_again_at_s: float | None = None
         self._failed_partners: set[PeerId] = set()
+        self._entered: deque[bytes] = deque(maxlen=REMEMBERED_EXCHANGES)
 
     def waiting_for(self) -> tuple[PeerId, ...]:
         """The partner, or the one who was asked."""
@@ -87,7 +93,9 @@ class PairExchange(Exchange):
         if (src, ref.exchange_id) != (self._pair.partner, self._pair.exchange_id):
             return
         self.phase = Phase.LANDING
-        self._do(Land(self.config.fragment, self.round, self._pair.exchange_id, 1))
+        average = BlobRef("average", self.config.fragment, self.round, ref.exchange_id)
+        self._do(Reduce(average, self._pair.own_tokens, is_shared=False))
+        self._do(Land(self.config.fragment, self.round, ref.exchange_id, 1))
 
     def on_fetch_failed(self, src: PeerId, ref: BlobRef, *, is_alive: bool, now_s: float) -> None:
         """Ask a living partner again soon; give up one that does not answer."""
@@ -154,7 +162,7 @@ class PairExchange(Exchange):
         self._ask_again_at_s = None
         partner = self._candidates.pop(0)
         exchange_id = self._new_exchange_id()
-        self._asked = _Pair(partner, exchange_id, 0, now_s + self.config.resend_s)
+        self._asked = _Pair(partner, exchange_id, self._tokens, 0, now_s + self.config.resend_s)
         self._do(
             Send(partner, Propose(self.config.fragment, self.round, self._tokens, exchange_id))
         )
@@ -163,7 +171,7 @@ class PairExchange(Exchange):
         asked = self._asked
         if self._pair and self._pair.exchange_id == note.exchange_id:
             accepted = True  # our answer was lost or the note came twice
-        elif self.phase is not Phase.READY or note.tokens == 0:
+        elif self.phase is not Phase.READY or note.tokens == 0 or note.exchange_id in self._entered:
             accepted = False
         elif asked and asked.partner == src:
             # Both asked at once: the smaller id's question counts, and the other one's is dropped.
@@ -174,7 +182,7 @@ class PairExchange(Exchange):
             accepted = asked is None
         self._do(Send(src, Answer(self.config.fragment, note.exchange_id, accepted, self._tokens)))
         if accepted and self.phase is Phase.READY:
-            self._begin(_Pair(src, note.exchange_id, note.tokens, 0.0), now_s)
+            self._begin(_Pair(src, note.exchange_id, self._tokens, note.tokens, 0.0), now_s)
 
     def _on_answer(self, src: PeerId, note: Answer, now_s: float) -> None:
         asked = self._asked
@@ -189,6 +197,7 @@ class PairExchange(Exchange):
 
     def _begin(self, pair: _Pair, now_s: float) -> None:
         pair.deadline_s = now_s + self.config.exchange_s
+        self._entered.append(pair.exchange_id)
         self.phase, self._pair, self._asked, self._ask_again_at_s = (
             Phase.EXCHANGING,
             pair,
@@ -209,7 +218,7 @@ class PairExchange(Exchange):
 
     def _fetch(self, pair: _Pair) -> None:
         ref = BlobRef("part", self.config.fragment, self.round, pair.exchange_id)
-        self._do(Fetch(pair.partner, ref, pair.tokens))
+        self._do(Fetch(pair.partner, ref, 1, pair.tokens))
 
     def _give_up(self, reason: str, now_s: float) -> None:
         if not self._pair:
