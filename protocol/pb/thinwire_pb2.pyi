@@ -149,7 +149,7 @@ class FetchTrailer(_message.Message):
     def __init__(self, size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
 
 class PeerCard(_message.Message):
-    __slots__ = ("wire_addresses", "multiaddrs", "role", "step", "round", "tokens", "software", "joined_unix_s")
+    __slots__ = ("wire_addresses", "multiaddrs", "role", "step", "round", "tokens", "software")
     WIRE_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     MULTIADDRS_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -157,7 +157,6 @@ class PeerCard(_message.Message):
     ROUND_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
-    JOINED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     wire_addresses: _containers.RepeatedScalarFieldContainer[str]
     multiaddrs: _containers.RepeatedScalarFieldContainer[str]
     role: str
@@ -165,5 +164,4 @@ class PeerCard(_message.Message):
     round: int
     tokens: int
     software: str
-    joined_unix_s: float
-    def __init__(self, wire_addresses: _Optional[_Iterable[str]] = ..., multiaddrs: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ..., joined_unix_s: _Optional[float] = ...) -> None: ...
+    def __init__(self, wire_addresses: _Optional[_Iterable[str]] = ..., multiaddrs: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,345 @@
+"""The wire's driver of the exchange machines: it feeds them, and does what they say.
+
+Between the machines (`protocol`), the mathematics (`peer.mixing`), the trainer process and the
+other peers, this is the one place where all meet. Every effect becomes a task or a job:
+
+    tasks   whatever waits for a peer or the trainer; cancelled when the driver stops
+    jobs    the mathematics, on one worker thread, in the order in which they were asked for,
+            so that an offer is encoded before its reduction, and that before the landing
+
+A task reports to its machine how it ended, and that is the machine's next event.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from peer.exchanges import new_exchange
+from peer.mixing import Mixing, OuterState
+from peer.ports import Blob, Wire
+from peer.status import PeerStatus
+from peer.telemetry import Events
+from peer.train import lines
+from peer.trainer_port import TrainerPort
+from protocol.errors import NotAvailable, RemoteError, TransportError
+from protocol.exchange import Exchange, ExchangeConfig, Phase
+from protocol.identity import PeerId
+from protocol.machine import (
+    BlobRef,
+    CatchUp,
+    Discard,
+    Effect,
+    Fetch,
+    Land,
+    Offer,
+    Reduce,
+    Send,
+    Tell,
+)
+from protocol.manifest import Manifest
+from protocol.messages import Note
+
+Result = TypeVar("Result")
+
+REMEMBERED_OFFERS = 64
+MIN_HOLD_S = 0.1
+
+
+class Driver:
+    """Implements `peer.ports.Inbox`. See the module docstring.
+
+    Args:
+        our_id: This peer.
+        life: Drawn anew at each start.
+        manifest: The run.
+        mixing: Our outer side.
+        events, status: Where to report.
+    """
+
+    def __init__(
+        self,
+        our_id: PeerId,
+        life: str,
+        manifest: Manifest,
+        mixing: Mixing,
+        *,
+        events: Events,
+        status: PeerStatus,
+    ) -> None:
+        self.mixing = mixing
+        self._our_id = our_id
+        self._manifest = manifest
+        self._events = events
+        self._status = status
+        self._life = life
+        self._machines: list[Exchange] = []
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._departed_tokens: dict[int, int] = {}
+        self._offers: OrderedDict[bytes, frozenset[PeerId]] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="mixing")
+        self._made = asyncio.Event()
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._trainer: TrainerPort | None = None
+        self._wire: Wire | None = None
+        self.on_landed: Callable[[int], None] = lambda round: None
+        """Called after each landing, with the round."""
+        self.on_stranger: Callable[[PeerId], None] = lambda peer: None
+        """Called when somebody speaks whom we do not know as a member."""
+
+    def begin(self, trainer: TrainerPort, wire: Wire) -> None:
+        """Makes the machines, at the rounds of the mixing; from now on events count."""
+        self._trainer, self._wire = trainer, wire
+        for fragment, outer in enumerate(self.mixing.outer):
+            config = ExchangeConfig(
+                our_id=self._our_id,
+                life=self._life,
+                run_id=self._manifest.run_id,
+                fragment=fragment,
+                quorum_frac=self._manifest.round.quorum_frac,
+                grace_s=self._manifest.round.grace_s,
+                exchange_s=self._manifest.round.exchange_s,
+            )
+            mixing = self._manifest.method.mixing
+            self._machines.append(
+                new_exchange(mixing, config, round=outer.round, anchor_digest=outer.digest)
+            )
+
+    async def wait(self) -> None:
+        """Waits until a task fails in a way that nobody foresaw, and raises that."""
+        await self._failed
+
+    async def close(self) -> None:
+        """Stops all tasks and jobs; no landing reaches the trainer any more."""
+        for timer in self._timers.values():
+            timer.cancel()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._machines.clear()
+        self._worker.shutdown(wait=False, cancel_futures=True)
+        if not self._failed.done():
+            self._failed.cancel()
+
+    # ---- events
+
+    def on_members(self, others: tuple[PeerId, ...]) -> None:
+        """These other peers are believed to live."""
+        self._status.members = others
+        for fragment in range(len(self._machines)):
+            self._feed(fragment, lambda machine, now_s: machine.on_members(others, now_s=now_s))
+
+    def on_departed(self, departed: lines.Departed) -> None:
+        """The trainer left a snapshot."""
+        self._departed_tokens[departed.fragment] = departed.tokens
+        if self._machines:
+            self._offer_snapshot(departed.fragment)
+
+    def on_note(self, src: PeerId, note: Note) -> None:
+        """Another peer's machine says something."""
+        if not self._machines:
+            return
+        if src not in self._status.members:
+            self.on_stranger(src)
+        self._feed(note.fragment, lambda machine, now_s: machine.on_note(src, note, now_s=now_s))
+
+    async def blob(self, src: PeerId, ref: BlobRef) -> Blob:
+        """Returns what a peer may have of us; waits a little for what is being made."""
+        if not self._machines or ref.fragment >= len(self._machines):
+            raise NotAvailable("this peer has only just started")
+        if ref.kind == "state":
+            round, state = await self._job(lambda: self.mixing.state_blob(ref.fragment))
+            self._events.write("state_served", to=src, round=round, size_bytes=len(state))
+            return Blob(state, round)
+        if ref.kind == "part" and src not in self._offers.get(ref.exchange_id, frozenset((src,))):
+            raise NotAvailable("this contribution is for others")
+        hold_s = max(MIN_HOLD_S, self._manifest.round.progress_s / 2)
+        try:
+            async with asyncio.timeout(hold_s):
+                while (data := self.mixing.blob(ref)) is None:
+                    await self._made.wait()
+        except TimeoutError:
+            raise NotAvailable("not here, or not yet") from None
+        return Blob(memoryview(data))
+
+    def waiting_for(self) -> str:
+        """Returns in words what the exchange is at, for people."""
+        if not self._machines:
+            return self._status.phase
+        machine = next((m for m in self._machines if m.phase is not Phase.IDLE), self._machines[0])
+        names = ", ".join(peer[-6:] for peer in machine.waiting_for())
+        words = machine.phase.value
+        return f"{words}, waiting for {names}" if names else words
+
+    # ---- the contract: feed one event, perform the effects, arm one timer
+
+    def _feed(self, fragment: int, event: Callable[[Exchange, float], None]) -> None:
+        machine = self._machines[fragment]
+        event(machine, time.monotonic())
+        for effect in machine.drain():
+            self._perform(effect)
+        if fragment in self._timers:
+            self._timers.pop(fragment).cancel()
+        due_s = machine.next_deadline_s()
+        if due_s is not None:
+            delay_s = max(0.0, due_s - time.monotonic())
+            self._timers[fragment] = asyncio.get_running_loop().call_later(
+                delay_s, self._feed, fragment, lambda machine, now_s: machine.on_timer(now_s=now_s)
+            )
+        self._offer_snapshot(fragment)
+
+    def _offer_snapshot(self, fragment: int) -> None:
+        """A snapshot in our hands is always the machine's as soon as it can use it."""
+        machine, trainer = self._machines[fragment], self._trainer
+        tokens = self._departed_tokens.get(fragment)
+        if trainer and trainer.has_snapshot(fragment) and tokens and machine.phase is Phase.IDLE:
+            self._feed(fragment, lambda machine, now_s: machine.on_departed(tokens, now_s=now_s))
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Send():
+                self._spawn(self._send(effect))
+            case Offer():
+                self._offers[effect.exchange_id] = frozenset(effect.members)
+                while len(self._offers) > REMEMBERED_OFFERS:
+                    self._offers.popitem(last=False)
+                theta = self._port.snapshot(effect.fragment)
+                self._spawn(self._make(lambda: self.mixing.offer(effect, theta)))
+            case Reduce():
+                self._spawn(self._make(lambda: self.mixing.reduce(effect)))
+            case Discard():
+                self._spawn(self._make(lambda: self.mixing.discard(effect.exchange_id)))
+            case Fetch():
+                self._spawn(self._fetch(effect))
+            case Land():
+                self._spawn(self._land(effect))
+            case CatchUp():
+                self._spawn(self._catch_up(effect))
+            case Tell():
+                self._tell(effect)
+
+    async def _send(self, effect: Send) -> None:
+        try:
+            await self._net.send(effect.dst, effect.note)
+        except (TransportError, RemoteError) as error:
+            self._events.write("note_lost", to=effect.dst, reason=str(error))
+
+    async def _make(self, job: Callable[[], None]) -> None:
+        await self._job(job)
+        self._made.set()
+        self._made.clear()  # whoever waited has been woken; the next one waits for the next thing
+
+    async def _fetch(self, effect: Fetch) -> None:
+        src, ref = effect.src, effect.ref
+        expected = self.mixing.fetch_bytes(effect)
+        try:
+            blob = await self._net.fetch(src, ref, max_bytes=expected)
+            await self._job(lambda: self.mixing.collect(effect, blob.data))
+        except (TransportError, RemoteError) as error:
+            is_alive = isinstance(error, NotAvailable)
+            if not is_alive:
+                kind = "transfer_refused" if isinstance(error, RemoteError) else "transfer_failed"
+                self._events.write(kind, src=src, blob=ref.kind, reason=str(error))
+            self._feed(
+                ref.fragment,
+                lambda machine, now_s: machine.on_fetch_failed(
+                    src, ref, is_alive=is_alive, now_s=now_s
+                ),
+            )
+            return
+        self._made.set()
+        self._made.clear()
+        self._feed(ref.fragment, lambda machine, now_s: machine.on_fetched(src, ref, now_s=now_s))
+
+    async def _land(self, effect: Land) -> None:
+        old = self.mixing.outer[effect.fragment]
+        new = await self._job(lambda: self.mixing.land(effect))
+        await self._hand_over(effect.fragment, new, old if effect.rebase_on_anchor else None)
+        status = self._status
+        status.exchanges_done += 1
+        if not effect.rebase_on_anchor:
+            status.contributions += 1
+            status.contributed_tokens += self._departed_tokens.get(effect.fragment, 0)
+        self._events.write(
+            "landed",
+            fragment=effect.fragment,
+            round=new.round,
+            exchange_id=effect.exchange_id.hex(),
+            digest=new.digest.hex(),
+            contributed=not effect.rebase_on_anchor,
+            step=status.step,
+        )
+        self._feed(
+            effect.fragment,
+            lambda machine, now_s: machine.on_landed(new.round, new.digest, now_s=now_s),
+        )
+        self.on_landed(new.round)
+
+    async def _catch_up(self, effect: CatchUp) -> None:
+        fragment = effect.fragment
+        old = new = self.mixing.outer[fragment]
+        try:
+            blob = await self._net.fetch(
+                effect.src,
+                BlobRef("state", fragment),
+                max_bytes=self.mixing.state_bytes(fragment),
+            )
+            if blob.round >= old.round:
+                new = await self._job(
+                    lambda: self.mixing.load_state_blob(fragment, blob.data, blob.round)
+                )
+                await self._hand_over(fragment, new, old)
+            self._events.write("caught_up", fragment=fragment, round=new.round, src=effect.src)
+        except (TransportError, RemoteError) as error:
+            self._events.write("catching_up_failed", src=effect.src, reason=str(error))
+        self._feed(
+            fragment,
+            lambda machine, now_s: machine.on_caught_up(new.round, new.digest, now_s=now_s),
+        )
+
+    async def _hand_over(self, fragment: int, new: OuterState, old: OuterState | None) -> None:
+        landed = await self._port.land(
+            fragment, new.round, new.anchor, old_anchor=old.anchor if old else None
+        )
+        self._status.round = min(outer.round for outer in self.mixing.outer)
+        self._status.waited_s += landed.waited_s
+
+    def _tell(self, effect: Tell) -> None:
+        if effect.event == "exchange_failed":
+            self._status.exchanges_failed += 1
+        if effect.event == "exchange_begins":
+            partners = effect.fields["partners"]
+            self._status.partners = tuple(partners) if isinstance(partners, list | tuple) else ()
+        self._events.write(effect.event, **effect.fields)
+
+    # ---- plumbing
+
+    @property
+    def _port(self) -> TrainerPort:
+        assert self._trainer is not None, "begin() comes first"
+        return self._trainer
+
+    @property
+    def _net(self) -> Wire:
+        assert self._wire is not None, "begin() comes first"
+        return self._wire
+
+    def _job(self, function: Callable[[], Result]) -> "asyncio.Future[Result]":
+        return asyncio.get_running_loop().run_in_executor(self._worker, function)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and not self._failed.done():
+            self._failed.set_exception(error)

@@ -1,0 +1,46 @@
+"""What a peer knows of itself right now; the screen, the events and the card are views of it."""
+
+from dataclasses import dataclass, field
+
+from protocol.identity import PeerId
+
+
+@dataclass(slots=True)
+class PeerStatus:
+    """Kept up to date by the driver and the app; read by everybody."""
+
+    phase: str = "starting"
+    """In words, what this peer is doing or waiting for."""
+    step: int = 0
+    tokens: int = 0
+    tokens_per_s: float = 0.0
+    loss_bits_per_byte: float = float("nan")
+    validation_bits_per_byte: float = float("nan")
+    overhead_s: float = 0.0
+    """What the trainer spent on snapshots and landings."""
+    waited_s: float = 0.0
+    """What the trainer waited for the network: it never does."""
+    is_done: bool = False
+    round: int = 0
+    members: tuple[PeerId, ...] = ()
+    """Other live peers."""
+    partners: tuple[PeerId, ...] = ()
+    """Of the last exchange."""
+    exchanges_done: int = 0
+    exchanges_failed: int = 0
+    contributions: int = 0
+    """Landings that contained our work."""
+    contributed_tokens: int = 0
+    swarm_tokens: int = 0
+    """Tokens of all members, ours included, as their cards say."""
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    is_counted_by_kernel: bool = False
+    """Whether the bytes are those of our sockets, or only of the payload."""
+    notices: list[str] = field(default_factory=list)
+    """Sentences for the user, the newest last."""
+
+    @property
+    def share_frac(self) -> float:
+        """Our part of the swarm's tokens."""
+        return self.tokens / self.swarm_tokens if self.swarm_tokens else 0.0

@@ -1,0 +1,212 @@
+"""What the trainer and the wire process say to each other: one JSON object on one line each.
+
+Both ends are this very code on one machine, so a line that does not parse is a bug of ours. Who
+may send what when is in `peer.train.interchange`.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+
+from pydantic import TypeAdapter, ValidationError
+
+from protocol.errors import LocalProtocolError
+
+MAX_LINE_BYTES = 1 << 20
+
+
+# From the trainer to the wire process.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """The trainer is ready for `Start` or `Resume`."""
+
+    num_elements: int
+    num_fragments: int
+    device: str
+    data: str
+    """What it trains on, for people."""
+    validation_problem: str | None
+    """One sentence when the validation text is not the run's."""
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """`Start` or `Resume` is done: the buffers are the wire process's again."""
+
+    step: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How training goes: sent at most about four times a second."""
+
+    step: int
+    """Inner steps done, on the run's count."""
+    tokens: int
+    """Tokens that this peer trained on in this run."""
+    loss_bits_per_byte: float
+    """Training loss, the mean since the last `Progress`."""
+    tokens_per_s: float
+    """Since the last `Progress`, with everything that took time."""
+    step_s: float
+    """One inner step, without work for exchanges and evaluations."""
+    overhead_s: float
+    """Total time between steps for snapshots, landings and saves."""
+    is_done: bool
+    """No further step will be made; everything else is still answered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Departed:
+    """A snapshot of the fragment is in `base`, which is now the wire process's."""
+
+    fragment: int
+    step: int
+    tokens: int
+    """Trained since the fragment's last landing that contained our contribution."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landed:
+    """The new anchor is in theta; `base` is the trainer's, `anchor` the wire process's again."""
+
+    fragment: int
+    round: int
+    step: int
+    waited_s: float = 0.0
+    """How long training stood still for it: 0 by construction, the trainer never waits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """The anchor as a whole model, on the validation text."""
+
+    round: int
+    step: int
+    bits_per_byte: float
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """The replica is in `path`, or `problem` says why not; then the staged folder is gone."""
+
+    step: int
+    tokens: int
+    path: str
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """The last line after `Leave`."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The last line of a trainer that cannot go on."""
+
+    reason: str
+    is_config: bool = False
+    """The operator's mistake, so a restart would not help."""
+
+
+# From the wire process to the trainer.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Take theta from `anchor`, and train from here."""
+
+    step: int
+    """Inner steps done on the run's count: learning rate and departures follow it."""
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """Take everything from the inner.safetensors of a verified checkpoint, and go on."""
+
+    folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Land:
+    """theta = `anchor` + (theta - `base`), for this fragment."""
+
+    fragment: int
+    round: int
+    contributed: bool
+    """The new anchor contains the snapshot that departed: its tokens are counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Free:
+    """The snapshot is not needed: `base` is the trainer's again."""
+
+    fragment: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Depart:
+    """Depart after this step, whatever the schedule says; no effect while a snapshot is out."""
+
+    fragment: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluate:
+    """Evaluate the whole `anchor`."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Save:
+    """Write inner.safetensors into this staged folder."""
+
+    folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave:
+    """Stop training and exit."""
+
+
+ToWire = Hello | Started | Progress | Departed | Landed | Evaluated | Saved | Left | Failed
+ToTrainer = Start | Resume | Land | Free | Depart | Evaluate | Save | Leave
+Message = ToWire | ToTrainer
+
+_KINDS: dict[str, type[Message]] = {
+    kind.__name__.lower(): kind for kind in (*ToWire.__args__, *ToTrainer.__args__)
+}
+_ADAPTERS: dict[str, TypeAdapter[Message]] = {
+    name: TypeAdapter(kind) for name, kind in _KINDS.items()
+}
+
+
+def to_line(message: Message) -> bytes:
+    """Return the message as one line of JSON, newline included."""
+    kind = type(message).__name__.lower()
+    line = json.dumps({"kind": kind} | asdict(message), separators=(",", ":")).encode() + b"\n"
+    if len(line) > MAX_LINE_BYTES:
+        raise LocalProtocolError(f"a line of {len(line)} bytes: {kind}")
+    return line
+
+
+def parse_line(line: bytes) -> Message:
+    """Return the message on a line.
+
+    Raises:
+        LocalProtocolError: it is none.
+    """
+    try:
+        fields = json.loads(line)
+        return _ADAPTERS[fields.pop("kind")].validate_python(fields)
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise LocalProtocolError(f"not a line between our processes: {line[:80]!r}") from error

@@ -1,0 +1,261 @@
+"""The trainer's loop: inner steps, and between them whatever the wire process asks for.
+
+One turn: answer what has come, land what is due, make an inner step, depart what is due, report.
+Nothing in it waits for the wire process. Who owns which buffer is in `peer.train.interchange`.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from optim.schedule import Schedule
+from peer.train.checkpoint import INNER, read_tensors, write_tensors
+from peer.train.config import EVALUATION_BYTES
+from peer.train.interchange import Interchange
+from peer.train.lines import (
+    Depart,
+    Departed,
+    Evaluate,
+    Evaluated,
+    Free,
+    Hello,
+    Land,
+    Landed,
+    Leave,
+    Left,
+    Message,
+    Resume,
+    Save,
+    Saved,
+    Start,
+    Started,
+)
+from peer.train.meter import Meter
+from peer.train.replica import Replica
+from protocol.errors import ConfigError, LocalProtocolError
+
+IDLE_POLL_S = 0.2
+"""How long a trainer with nothing to train waits for the next message."""
+
+
+class Port(Protocol):
+    """The trainer's way to the wire process; `peer.train.channel.LineChannel` is one."""
+
+    @property
+    def is_closed(self) -> bool:
+        """The other side is gone."""
+
+    @property
+    def backlog_bytes(self) -> int:
+        """What the other side has not taken yet."""
+
+    def send(self, message: Message) -> None:
+        """Queue a message without waiting."""
+
+    def poll(self, *, wait_s: float = 0.0) -> Sequence[Message]:
+        """Return what has come, waiting at most so long for the first."""
+
+
+class Trainer:
+    """Trains a replica and answers the wire process.
+
+    Args:
+        replica: The replica.
+        interchange: The shared buffers.
+        port: The way to the wire process.
+        data: What it trains on, for people.
+        validation_problem: From `peer.train.data.check_validation`.
+        max_steps: Train up to this step of the run's count, then only answer. None: for ever.
+        evaluation_bytes: Validation text read by one evaluation.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        interchange: Interchange,
+        port: Port,
+        *,
+        data: str = "",
+        validation_problem: str | None = None,
+        max_steps: int | None = None,
+        evaluation_bytes: int = EVALUATION_BYTES,
+    ) -> None:
+        spec = replica.manifest.method.schedule
+        try:
+            self._schedule = Schedule(spec.interval_steps, spec.fragments, spec.overlap_steps)
+        except ValueError as error:
+            raise ConfigError(f"method.schedule: {error}") from error
+        self._replica = replica
+        self._interchange = interchange
+        self._port = port
+        self._max_steps = max_steps
+        self._evaluation_bytes = evaluation_bytes
+        self._hello = Hello(
+            num_elements=replica.layout.num_elements,
+            num_fragments=spec.fragments,
+            device=str(replica.device),
+            data=data,
+            validation_problem=validation_problem,
+            pid=os.getpid(),
+        )
+        self._meter = Meter(replica.device)
+        self._tokens = [0] * spec.fragments  # since the last landing with our contribution
+        self._departed: dict[int, Departed] = {}  # snapshots that the wire process owns
+        self._landings: dict[int, Land] = {}  # here, but the overlap is not over yet
+        self._asked: set[int] = set()  # departures beside the schedule
+        self._is_started = False
+        self._is_reported_done = False
+        self.has_left = False
+
+    def run(self, *, is_wanted: Callable[[], bool] = lambda: True) -> None:
+        """Say hello, and take turns until `Leave`, or until the other side is gone.
+
+        Args:
+            is_wanted: Asked before each turn; False ends the loop, too.
+
+        Raises:
+            ConfigError: the operator has to change something.
+            ThinwireError: training cannot go on.
+        """
+        self._port.send(self._hello)
+        while not (self.has_left or self._port.is_closed) and is_wanted():
+            self.turn()
+
+    def turn(self) -> None:
+        """Answer, land, make one inner step if there is one to make, depart, report."""
+        for message in self._port.poll(wait_s=0.0 if self._is_training else IDLE_POLL_S):
+            self._answer(message)
+            if self.has_left:
+                return
+        for landing in list(self._landings.values()):
+            if self._is_due(landing):
+                self._land(landing)
+        due = sorted(self._asked)
+        if self._is_training:
+            self._meter.add_step(self._replica.train_step(), self._replica.step_tokens)
+            self._tokens = [tokens + self._replica.step_tokens for tokens in self._tokens]
+            due = sorted(self._asked.union(self._schedule.departures(self._replica.step)))
+        if self._is_started:
+            self._asked.clear()
+            for fragment in due:
+                self._depart(fragment)
+            self._report()
+
+    @property
+    def _is_training(self) -> bool:
+        return self._is_started and not (self._is_done or self._port.is_closed)
+
+    @property
+    def _is_done(self) -> bool:
+        return self._max_steps is not None and self._replica.step >= self._max_steps
+
+    def _answer(self, message: Message) -> None:
+        match message:
+            case Start():
+                self._replica.load(self._interchange.anchor)
+                self._replica.step, self._replica.tokens = message.step, message.tokens
+                self._start()
+            case Resume():
+                self._resume(Path(message.folder))
+                self._start()
+            case Land():
+                if message.fragment not in self._departed:
+                    raise LocalProtocolError(f"{message} without a snapshot")
+                self._landings[message.fragment] = message
+            case Free():
+                if self._departed.pop(message.fragment, None) is None:
+                    raise LocalProtocolError(f"{message} without a snapshot")
+            case Depart():
+                self._asked.add(message.fragment)
+            case Evaluate():
+                self._evaluate(message)
+            case Save():
+                self._save(Path(message.folder))
+            case Leave():
+                self.has_left = True
+                self._port.send(Left(step=self._replica.step))
+            case _:
+                raise LocalProtocolError(f"{message} is the trainer's to send")
+
+    def _start(self) -> None:
+        if self._is_started:
+            raise LocalProtocolError("started twice")
+        self._is_started = True
+        self._meter.restart()
+        self._port.send(Started(step=self._replica.step, tokens=self._replica.tokens))
+
+    def _depart(self, fragment: int) -> None:
+        if fragment in self._departed:  # not ours to overwrite; the delta keeps growing
+            return
+        with self._meter.aside(is_overhead=True):
+            self._replica.snapshot(self._interchange.base, fragment)
+        departed = Departed(
+            fragment=fragment, step=self._replica.step, tokens=self._tokens[fragment]
+        )
+        self._departed[fragment] = departed
+        self._port.send(departed)
+
+    def _is_due(self, landing: Land) -> bool:
+        # The overlap makes landings regular for the method's sake. Without our contribution, or
+        # without further steps, there is nothing to wait for.
+        age_steps = self._replica.step - self._departed[landing.fragment].step
+        is_over = age_steps >= self._schedule.overlap_steps
+        return is_over or not landing.contributed or self._is_done
+
+    def _land(self, landing: Land) -> None:
+        fragment = landing.fragment
+        departed = self._departed.pop(fragment)
+        del self._landings[fragment]
+        with self._meter.aside(is_overhead=True):
+            self._replica.land(fragment, self._interchange.anchor, self._interchange.base)
+        if landing.contributed:
+            self._tokens[fragment] -= departed.tokens
+        self._port.send(Landed(fragment=fragment, round=landing.round, step=self._replica.step))
+
+    def _evaluate(self, message: Evaluate) -> None:
+        with self._meter.aside(is_overhead=False) as aside:
+            bits = self._replica.evaluate(
+                self._interchange.anchor, max_bytes=self._evaluation_bytes
+            )
+        self._port.send(
+            Evaluated(
+                round=message.round,
+                step=self._replica.step,
+                bits_per_byte=bits,
+                took_s=aside.took_s,
+            )
+        )
+
+    def _save(self, folder: Path) -> None:
+        # All landings before this line belong to the wire process's half of the checkpoint.
+        for landing in list(self._landings.values()):
+            self._land(landing)
+        problem = None
+        with self._meter.aside(is_overhead=True):
+            tensors = self._replica.state()
+            tensors["counter.fragment_tokens"] = torch.tensor(self._tokens)
+            try:
+                write_tensors(folder / INNER, tensors)
+            except ConfigError as error:  # a full disk stops checkpoints, not training
+                problem = str(error)
+        step, tokens = self._replica.step, self._replica.tokens
+        self._port.send(Saved(step=step, tokens=tokens, path=str(folder / INNER), problem=problem))
+
+    def _resume(self, folder: Path) -> None:
+        tensors = read_tensors(folder / INNER)
+        self._replica.restore(tensors)
+        saved = tensors["counter.fragment_tokens"].tolist()
+        if len(saved) != len(self._tokens):
+            raise ConfigError(f"{folder / INNER} has {len(saved)} fragments")
+        self._tokens = saved
+
+    def _report(self) -> None:
+        is_done_now = self._is_done and not self._is_reported_done
+        # A slow reader gets the newest numbers once it has taken the old ones.
+        if is_done_now or (self._meter.is_due() and self._port.backlog_bytes == 0):
+            self._is_reported_done = self._is_done
+            step, tokens = self._replica.step, self._replica.tokens
+            self._port.send(self._meter.report(step, tokens, is_done=self._is_done))

@@ -1,0 +1,167 @@
+"""The driver's view of its trainer process: requests that can be awaited, and its news.
+
+The rules of who may touch the shared buffers are in `peer.train.interchange`; this class keeps them
+for the wire process's side.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from optim.layout import Layout
+from peer.train import lines
+from peer.train.channel import AsyncLineChannel
+from peer.train.interchange import Interchange
+from protocol.errors import ConfigError, ThinwireError
+
+Answer = TypeVar("Answer")
+
+
+class TrainerGone(ThinwireError):
+    """The trainer process ended."""
+
+
+class TrainerPort:
+    """Talks to a trainer over its channel.
+
+    Args:
+        on_news: called with each `Progress`, and each `Departed` that nobody awaits.
+    """
+
+    def __init__(
+        self,
+        channel: AsyncLineChannel,
+        interchange: Interchange,
+        layout: Layout,
+        *,
+        on_news: Callable[[lines.Progress | lines.Departed], None],
+    ) -> None:
+        self._channel = channel
+        self._interchange = interchange
+        self._layout = layout
+        self._on_news = on_news
+        self._answers: dict[tuple[type, int | None], asyncio.Future[Any]] = {}
+        self._anchor_lock = asyncio.Lock()
+        self._snapshots: set[int] = set()
+        """Fragments of which the snapshot in `base` is ours."""
+        self.hello: asyncio.Future[lines.Hello] = asyncio.get_running_loop().create_future()
+        self._failure: ThinwireError = TrainerGone("the trainer process ended by itself")
+
+    async def run(self) -> None:
+        """Reads the trainer's lines until it is gone.
+
+        Raises:
+            TrainerGone: it ended without saying goodbye.
+            ConfigError: it cannot run on this machine; says why.
+        """
+        has_left = False
+        async for message in self._channel:
+            has_left = has_left or isinstance(message, lines.Left)
+            self._on_message(message)
+        open_answers: list[asyncio.Future[Any]] = [*self._answers.values(), self.hello]
+        for answer in open_answers:
+            if not answer.done():
+                answer.set_exception(self._failure)
+                answer.exception()  # whoever still awaits it gets it; nobody must
+        if not has_left:
+            raise self._failure
+
+    def snapshot(self, fragment: int) -> Tensor:
+        """Returns the snapshot that departed, `[m]`; valid until it lands or is freed."""
+        return self._part(self._interchange.base, fragment)
+
+    def has_snapshot(self, fragment: int) -> bool:
+        """Whether a snapshot is in our hands."""
+        return fragment in self._snapshots
+
+    async def start(self, anchors: list[Tensor], *, step: int, tokens: int) -> None:
+        """Starts training from these anchors, one `[m]` a fragment."""
+        self._write_anchors(anchors)
+        async with self._anchor_lock:
+            await self._ask(lines.Start(step=step, tokens=tokens), lines.Started)
+
+    async def resume(self, folder: str, anchors: list[Tensor]) -> lines.Started:
+        """Continues from a checkpoint; the anchors are those that belong to it."""
+        self._write_anchors(anchors)
+        async with self._anchor_lock:
+            return await self._ask(lines.Resume(folder=folder), lines.Started)
+
+    async def land(
+        self, fragment: int, round: int, anchor: Tensor, *, old_anchor: Tensor | None
+    ) -> lines.Landed:
+        """Lands a new anchor.
+
+        Args:
+            fragment: Of which fragment.
+            round: That it belongs to.
+            anchor: The new one, `[m]`.
+            old_anchor: None if our snapshot is in the new anchor; else the steps since this one
+                stay on top of the new one.
+        """
+        if old_anchor is not None:
+            if fragment not in self._snapshots:
+                await self._ask(lines.Depart(fragment=fragment), lines.Departed, fragment)
+            self.snapshot(fragment).copy_(old_anchor)
+        async with self._anchor_lock:
+            self._part(self._interchange.anchor, fragment).copy_(anchor)
+            self._snapshots.discard(fragment)
+            land = lines.Land(fragment=fragment, round=round, contributed=old_anchor is None)
+            return await self._ask(land, lines.Landed, fragment)
+
+    async def evaluate(self, round: int) -> lines.Evaluated:
+        """Evaluates the anchor that landed last."""
+        async with self._anchor_lock:
+            return await self._ask(lines.Evaluate(round=round), lines.Evaluated)
+
+    async def save(self, folder: str, capture: Callable[[], None]) -> lines.Saved:
+        """Saves the replica into a staged folder.
+
+        `capture` is called when no landing is on its way, so what it takes belongs together with
+        what the trainer writes.
+        """
+        async with self._anchor_lock:
+            capture()
+            return await self._ask(lines.Save(folder=folder), lines.Saved)
+
+    async def leave(self) -> None:
+        """Asks the trainer to stop and exit."""
+        await self._ask(lines.Leave(), lines.Left)
+
+    async def close(self) -> None:
+        """Closes the channel, which ends a trainer that still runs."""
+        await self._channel.close()
+
+    def _write_anchors(self, anchors: list[Tensor]) -> None:
+        for fragment, anchor in enumerate(anchors):
+            self._part(self._interchange.anchor, fragment).copy_(anchor)
+
+    def _part(self, vector: Tensor, fragment: int) -> Tensor:
+        span = self._layout.fragments[fragment]
+        return vector[span.start : span.stop]
+
+    async def _ask(
+        self, question: lines.ToTrainer, kind: type[Answer], fragment: int | None = None
+    ) -> Answer:
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._answers[kind, fragment] = answer
+        self._channel.send(question)
+        return await answer
+
+    def _on_message(self, message: lines.Message) -> None:
+        if isinstance(message, lines.Failed):
+            error = ConfigError if message.is_config else TrainerGone
+            self._failure = error(message.reason)
+            return
+        if isinstance(message, lines.Hello):
+            self.hello.set_result(message)
+            return
+        if isinstance(message, lines.Departed):
+            self._snapshots.add(message.fragment)
+        fragment = getattr(message, "fragment", None)
+        answer = self._answers.pop((type(message), fragment), None)
+        if answer is not None and not answer.done():
+            answer.set_result(message)
+        elif isinstance(message, lines.Progress | lines.Departed):
+            self._on_news(message)

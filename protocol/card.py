@@ -1,0 +1,68 @@
+"""What a peer tells everybody of itself, as the payload of a directory record."""
+
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from protocol.errors import LimitExceeded, MalformedMessage
+from protocol.pb import thinwire_pb2 as pb
+
+TOPIC = "peers"
+ROLES = ("peer", "bootstrap", "left")
+_MAX_ADDRESSES = 8
+_MAX_ADDRESS_CHARS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """A peer's addresses and progress."""
+
+    wire_addresses: tuple[str, ...]
+    """host:port of the gRPC listener; the first that answers is used."""
+    multiaddrs: tuple[str, ...] = ()
+    role: str = "peer"
+    """`left` says goodbye: nobody waits for its record to expire."""
+    step: int = 0
+    round: int = 0
+    tokens: int = 0
+    software: str = ""
+
+    def to_bytes(self) -> bytes:
+        """Returns the card as a protobuf `thinwire.v1.PeerCard`."""
+        data: bytes = pb.PeerCard(
+            wire_addresses=self.wire_addresses,
+            multiaddrs=self.multiaddrs,
+            role=self.role,
+            step=self.step,
+            round=self.round,
+            tokens=self.tokens,
+            software=self.software,
+        ).SerializeToString(deterministic=True)
+        return data
+
+
+def parse_card(data: bytes) -> Card:
+    """Returns the card that `data` spells.
+
+    Raises:
+        MalformedMessage, LimitExceeded: it is none, or an unreasonable one.
+    """
+    raw = pb.PeerCard()
+    try:
+        raw.ParseFromString(data)
+    except DecodeError:
+        raise MalformedMessage("not a peer's card") from None
+    if raw.role not in ROLES:
+        raise MalformedMessage(f"unknown role {raw.role[:16]!r}")
+    addresses = (*raw.wire_addresses, *raw.multiaddrs)
+    if len(addresses) > 2 * _MAX_ADDRESSES or any(len(a) > _MAX_ADDRESS_CHARS for a in addresses):
+        raise LimitExceeded("a card with too many or too long addresses")
+    return Card(
+        wire_addresses=tuple(raw.wire_addresses),
+        multiaddrs=tuple(raw.multiaddrs),
+        role=raw.role,
+        step=raw.step,
+        round=raw.round,
+        tokens=raw.tokens,
+        software=raw.software[:64],
+    )

@@ -1,0 +1,78 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from peer.train.model import Transformer, build_model, initial_anchor, loss, num_parameters
+from protocol.manifest import Manifest, ModelSpec
+
+SPEC = ModelSpec(dim=16, layers=2, heads=2, ffn_dim=24, context=16)
+
+
+def model_of(spec: ModelSpec, seed: int = 0) -> Transformer:
+    return build_model(spec, 256, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("activation", ["swiglu", "gelu"])
+@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
+def test_shapes_and_number_of_parameters(activation: str, is_tied: bool) -> None:
+    spec = SPEC.model_copy(update={"activation": activation, "tied_embeddings": is_tied})
+    model = model_of(spec)
+    logits = model(torch.randint(0, 256, (3, 16)))
+    assert logits.shape == (3, 16, 256)
+    ffn = 16 * 24 * (3 if activation == "swiglu" else 2)
+    expected = 256 * 16 * (1 if is_tied else 2) + 2 * (4 * 16 * 16 + ffn + 2 * 16) + 16
+    assert sum(p.numel() for p in model.parameters()) == expected
+    assert num_parameters(spec, 256) == expected
+
+
+def test_there_are_no_buffers_beside_the_flat_vector() -> None:
+    assert list(model_of(SPEC).buffers()) == []
+
+
+def test_a_later_byte_does_not_change_earlier_logits() -> None:
+    model = model_of(SPEC)
+    tokens = torch.randint(0, 256, (1, 16), generator=torch.Generator().manual_seed(1))
+    changed = tokens.clone()
+    changed[0, 10] = (changed[0, 10] + 1) % 256
+    before, after = model(tokens), model(changed)
+    assert torch.equal(before[:, :10], after[:, :10])
+    assert not torch.equal(before[:, 10:], after[:, 10:])
+
+
+def test_positions_matter() -> None:
+    model = model_of(SPEC)
+    tokens = torch.tensor([[1, 2, 3, 4]])
+    swapped = torch.tensor([[2, 1, 3, 4]])
+    assert not torch.allclose(model(tokens)[0, -1], model(swapped)[0, -1])
+
+
+def test_init_depends_on_the_generator_alone() -> None:
+    torch.manual_seed(1)
+    first = model_of(SPEC)
+    state = torch.get_rng_state()
+    second, other = model_of(SPEC), model_of(SPEC, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    pairs = list(zip(first.parameters(), second.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert not torch.equal(first.embedding.weight, other.embedding.weight)
+
+
+def test_init_scales() -> None:
+    model = model_of(ModelSpec(dim=128, layers=2, heads=4, ffn_dim=256))
+    assert model.embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert model.blocks[0].ffn.out.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert torch.equal(model.norm.weight, torch.ones(128))
+
+
+def test_loss_is_the_mean_cross_entropy() -> None:
+    logits, targets = torch.randn(2, 3, 256), torch.randint(0, 256, (2, 3))
+    expected = functional.cross_entropy(logits.view(6, 256), targets.view(6))
+    assert torch.equal(loss(logits, targets), expected)
+
+
+def test_initial_anchor_is_a_function_of_the_manifest(manifest: Manifest) -> None:
+    anchor = initial_anchor(manifest)
+    assert anchor.shape == (num_parameters(manifest.model, 256),)
+    assert torch.equal(anchor, initial_anchor(manifest))
+    other = manifest.model_copy(update={"seed": 8})
+    assert not torch.equal(anchor, initial_anchor(other))

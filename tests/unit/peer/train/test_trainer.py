@@ -1,0 +1,361 @@
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from peer.train import checkpoint
+from peer.train.alone import train_alone
+from peer.train.checkpoint import stage
+from peer.train.data import Corpus
+from peer.train.interchange import Interchange
+from peer.train.lines import (
+    Depart,
+    Departed,
+    Evaluate,
+    Evaluated,
+    Free,
+    Hello,
+    Land,
+    Landed,
+    Leave,
+    Left,
+    Message,
+    Progress,
+    Resume,
+    Save,
+    Saved,
+    Start,
+    Started,
+)
+from peer.train.model import initial_anchor
+from peer.train.replica import Replica
+from peer.train.trainer import Trainer
+from protocol.errors import ConfigError, LocalProtocolError
+from protocol.manifest import Manifest
+
+STEP_TOKENS = 2 * 16
+
+
+class ScriptedWire:
+    """The other side, played by a test: what it puts into `inbox` comes at the next turn."""
+
+    def __init__(self) -> None:
+        self.inbox: list[Message] = []
+        self.sent: list[Message] = []
+        self.is_closed = False
+        self.backlog_bytes = 0
+
+    def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    def poll(self, *, wait_s: float = 0.0) -> list[Message]:
+        messages, self.inbox = self.inbox, []
+        return messages
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [message for message in self.sent if isinstance(message, kind)]
+
+
+class Stage:
+    """A trainer, its shared buffers, and a scripted wire process."""
+
+    def __init__(self, manifest: Manifest, corpus: Corpus, **options: Any) -> None:
+        self.replica = Replica(manifest, corpus, peer_id="me", device=torch.device("cpu"))
+        self.buffers = Interchange.create(self.replica.layout.num_elements)
+        self.buffers.anchor.copy_(initial_anchor(manifest))
+        self.wire = ScriptedWire()
+        self.trainer = Trainer(self.replica, self.buffers, self.wire, **options)
+
+    def turns(self, count: int, *messages: Message) -> None:
+        self.wire.inbox += messages
+        for _ in range(count):
+            self.trainer.turn()
+
+    def theta(self) -> Tensor:
+        flat = torch.empty_like(self.buffers.anchor)
+        self.replica.snapshot(flat)
+        return flat
+
+    def span(self, fragment: int) -> slice:
+        span = self.replica.layout.fragments[fragment]
+        return slice(span.start, span.stop)
+
+    def moments(self) -> dict[str, Tensor]:
+        state = self.replica.state()
+        return {name: t.clone() for name, t in state.items() if not name.startswith("theta")}
+
+
+START = Start(step=0, tokens=0)
+
+
+def with_overlap(manifest: Manifest, overlap_steps: int) -> Manifest:
+    schedule = manifest.method.schedule.model_copy(update={"overlap_steps": overlap_steps})
+    method = manifest.method.model_copy(update={"schedule": schedule})
+    return manifest.model_copy(update={"method": method})
+
+
+def is_equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_it_says_hello_trains_and_leaves(manifest: Manifest, corpus: Corpus) -> None:
+    stage = Stage(manifest, corpus, data="a text", validation_problem="another text")
+    stage.wire.inbox = [START, Leave()]
+    stage.trainer.run()
+    hello, started, left = stage.wire.sent
+    assert isinstance(hello, Hello)
+    assert hello.num_elements == len(stage.buffers.anchor)
+    assert (hello.num_fragments, hello.device, hello.data) == (2, "cpu", "a text")
+    assert hello.validation_problem == "another text"
+    assert started == Started(step=0, tokens=0)
+    assert left == Left(step=0)
+
+
+def test_it_ends_when_the_other_side_is_gone(manifest: Manifest, corpus: Corpus) -> None:
+    stage = Stage(manifest, corpus)
+    stage.wire.is_closed = True
+    stage.trainer.run()
+    stage.wire.is_closed = False
+    stage.trainer.run(is_wanted=lambda: False)
+    assert stage.replica.step == 0
+
+
+def test_it_trains_nothing_before_it_is_started(manifest: Manifest, corpus: Corpus) -> None:
+    stage = Stage(manifest, corpus)
+    stage.turns(3, Depart(fragment=0))
+    assert (stage.replica.step, stage.wire.sent) == (0, [])
+
+
+def test_it_starts_where_the_run_is(manifest: Manifest, corpus: Corpus) -> None:
+    stage = Stage(manifest, corpus)
+    stage.turns(1, Start(step=19, tokens=5))
+    assert stage.wire.sent[0] == Started(step=19, tokens=5)
+    assert stage.wire.sent[1] == Departed(fragment=0, step=20, tokens=STEP_TOKENS)
+    with pytest.raises(LocalProtocolError, match="started twice"):
+        stage.turns(1, START)
+
+
+def test_departures_follow_the_schedule(manifest: Manifest, corpus: Corpus) -> None:
+    stage = Stage(manifest, corpus)
+    stage.turns(4, START)
+    assert torch.equal(stage.buffers.base[stage.span(0)], stage.theta()[stage.span(0)])
+    assert not stage.buffers.base[stage.span(1)].any()
+    stage.turns(2)
+    assert stage.wire.of(Departed) == [
+        Departed(fragment=0, step=4, tokens=4 * STEP_TOKENS),
+        Departed(fragment=1, step=6, tokens=6 * STEP_TOKENS),
+    ]
+
+
+def test_a_snapshot_that_is_out_is_not_overwritten(manifest: Manifest, corpus: Corpus) -> None:
+    stage = Stage(manifest, corpus)
+    stage.turns(6, START)
+    before = stage.buffers.base.clone()
+    stage.turns(7, Depart(fragment=0))
+    assert torch.equal(stage.buffers.base, before)
+    assert len(stage.wire.of(Departed)) == 2
+    stage.turns(3, Free(fragment=0))
+    assert stage.wire.of(Departed)[-1] == Departed(fragment=0, step=16, tokens=16 * STEP_TOKENS)
+    assert torch.equal(stage.buffers.base[stage.span(1)], before[stage.span(1)])
+
+
+def test_a_fresh_snapshot_can_be_had_at_once(manifest: Manifest, corpus: Corpus) -> None:
+    stage = Stage(manifest, corpus)
+    stage.turns(5, START)
+    stage.turns(1, Free(fragment=0), Depart(fragment=0))
+    assert stage.wire.of(Departed)[-2] == Departed(fragment=0, step=6, tokens=6 * STEP_TOKENS)
+    assert torch.equal(stage.buffers.base[stage.span(0)], stage.theta()[stage.span(0)])
+
+
+@pytest.mark.parametrize("message", [Land(fragment=0, round=1, contributed=True), Free(fragment=0)])
+def test_the_wire_side_cannot_give_what_it_does_not_have(
+    manifest: Manifest, corpus: Corpus, message: Message
+) -> None:
+    with pytest.raises(LocalProtocolError, match="without a snapshot"):
+        Stage(manifest, corpus).turns(1, START, message)
+
+
+def test_an_anchor_lands_to_the_bit_on_an_unmoved_fragment(
+    manifest: Manifest, corpus: Corpus
+) -> None:
+    stage = Stage(manifest, corpus, max_steps=4)
+    stage.turns(4, START)
+    before, moments = stage.theta(), stage.moments()
+    anchor = torch.randn(len(before), generator=torch.Generator().manual_seed(1))
+    anchor[0] = -0.0
+    stage.buffers.anchor.copy_(anchor)
+    stage.turns(1, Land(fragment=0, round=3, contributed=True))
+    after = stage.theta()
+    assert torch.equal(
+        after[stage.span(0)].view(torch.int32), anchor[stage.span(0)].view(torch.int32)
+    )
+    assert torch.equal(after[stage.span(1)], before[stage.span(1)])
+    assert is_equal(stage.moments(), moments)
+    assert stage.wire.sent[-1] == Landed(fragment=0, round=3, step=4)
+
+
+def test_landing_our_own_theta_is_plain_adamw(manifest: Manifest, corpus: Corpus) -> None:
+    # T6 of DiLoCo's identities: one worker, outer SGD with rate 1 and no momentum.
+    stage = Stage(manifest, corpus)
+    stage.turns(1, START)
+    for _ in range(14):
+        for departed in stage.wire.of(Departed)[len(stage.wire.of(Landed)) :]:
+            span = stage.span(departed.fragment)
+            stage.buffers.anchor[span] = stage.buffers.base[span]
+            stage.wire.inbox.append(Land(fragment=departed.fragment, round=1, contributed=True))
+        stage.turns(1)
+    alone = train_alone(manifest, 15, peer_id="me", corpus=corpus)
+    assert len(stage.wire.of(Landed)) == 6
+    assert is_equal(stage.replica.state(), alone.replica.state())
+
+
+def test_steps_after_departure_survive_a_late_landing(manifest: Manifest, corpus: Corpus) -> None:
+    stage = Stage(manifest, corpus, max_steps=7)
+    stage.turns(7, START)
+    span, before = stage.span(0), stage.theta()
+    base = stage.buffers.base[span].clone()
+    assert not torch.equal(base, before[span])
+    stage.buffers.anchor[span] = base + 1
+    stage.turns(1, Land(fragment=0, round=1, contributed=True))
+    assert torch.allclose(stage.theta()[span], before[span] + 1, atol=1e-6)
+
+
+def test_catching_up_with_the_old_anchor_as_base(manifest: Manifest, corpus: Corpus) -> None:
+    stage = Stage(manifest, corpus, max_steps=5)
+    old = stage.buffers.anchor.clone()
+    stage.turns(3, START)
+    stage.turns(2, Depart(fragment=1))
+    span = stage.span(1)
+    assert stage.wire.of(Departed)[1] == Departed(fragment=1, step=4, tokens=4 * STEP_TOKENS)
+    before = stage.theta()
+    stage.buffers.base[span] = old[span]
+    stage.buffers.anchor[span] = old[span] * 2
+    stage.turns(1, Land(fragment=1, round=9, contributed=False))
+    assert torch.allclose(stage.theta()[span], before[span] + old[span], atol=1e-6)
+
+
+def test_a_contribution_waits_for_the_overlap_and_others_do_not(
+    manifest: Manifest, corpus: Corpus
+) -> None:
+    stage = Stage(with_overlap(manifest, 2), corpus)
+    stage.turns(4, START)
+    stage.turns(2, Land(fragment=0, round=1, contributed=True))
+    assert stage.wire.of(Landed) == []
+    stage.turns(1, Land(fragment=1, round=1, contributed=False))
+    assert stage.wire.of(Landed) == [
+        Landed(fragment=0, round=1, step=6),
+        Landed(fragment=1, round=1, step=6),
+    ]
+    assert all(landed.waited_s == 0 for landed in stage.wire.of(Landed))
+
+
+@pytest.mark.parametrize(("contributed", "tokens"), [(True, 4), (False, 8)])
+def test_tokens_count_since_our_last_contribution(
+    manifest: Manifest, corpus: Corpus, contributed: bool, tokens: int
+) -> None:
+    stage = Stage(manifest, corpus)
+    stage.turns(5, START)
+    stage.buffers.anchor[stage.span(0)] = stage.buffers.base[stage.span(0)]
+    stage.turns(3, Land(fragment=0, round=1, contributed=contributed))
+    assert stage.wire.of(Departed)[-1] == Departed(fragment=0, step=8, tokens=tokens * STEP_TOKENS)
+
+
+@pytest.mark.parametrize("saved_at", [0, 5], ids=["before the first step", "later"])
+def test_a_resumed_run_goes_on_to_the_bit(
+    manifest: Manifest, corpus: Corpus, tmp_path: Path, saved_at: int
+) -> None:
+    whole, second = Stage(manifest, corpus), Stage(manifest, corpus)
+    first = Stage(manifest, corpus, max_steps=saved_at)
+    whole.turns(12, START)
+    first.turns(6, START)
+    folder = stage(tmp_path, saved_at)
+    first.turns(1, Save(folder=str(folder)))
+    saved = first.wire.of(Saved)[0]
+    assert (saved.step, saved.tokens, saved.problem) == (saved_at, saved_at * STEP_TOKENS, None)
+    second.turns(12 - saved_at, Resume(folder=str(folder)))
+    assert second.wire.sent[0] == Started(step=saved_at, tokens=saved_at * STEP_TOKENS)
+    assert is_equal(second.replica.state(), whole.replica.state())
+    # The snapshot that was out when it stopped is void; its tokens are in the next one.
+    departed = Departed(fragment=0, step=8, tokens=8 * STEP_TOKENS)
+    assert (departed in second.wire.of(Departed)) == (saved_at > 4)
+
+
+def test_a_save_lands_what_came_before_it(
+    manifest: Manifest, corpus: Corpus, tmp_path: Path
+) -> None:
+    stage_ = Stage(with_overlap(manifest, 3), corpus)
+    stage_.turns(4, START)
+    save = Save(folder=str(stage(tmp_path, 4)))
+    stage_.turns(1, Land(fragment=0, round=1, contributed=True), save)
+    assert [type(m) for m in stage_.wire.sent if isinstance(m, Landed | Saved)] == [Landed, Saved]
+
+
+def test_a_full_disk_stops_the_checkpoint_and_not_training(
+    manifest: Manifest, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    trainer = Stage(manifest, corpus)
+    trainer.turns(3, START, Save(folder=str(stage(tmp_path, 0))))
+    assert "No space left" in trainer.wire.of(Saved)[0].problem
+    assert trainer.replica.step == 3
+    assert os.listdir(tmp_path) == []
+
+
+def test_another_models_checkpoint_is_refused(
+    manifest: Manifest, corpus: Corpus, tmp_path: Path
+) -> None:
+    folder = stage(tmp_path, 0)
+    Stage(manifest, corpus).turns(1, START, Save(folder=str(folder)))
+    wider = manifest.model_copy(update={"model": manifest.model.model_copy(update={"ffn_dim": 32})})
+    with pytest.raises(ConfigError, match=r"does not fit the run's model: blocks\.0\.ffn\.up"):
+        Stage(wider, corpus).turns(1, Resume(folder=str(folder)))
+
+
+def test_evaluating_the_anchor_leaves_theta_alone(manifest: Manifest, corpus: Corpus) -> None:
+    stage = Stage(manifest, corpus, max_steps=2)
+    stage.turns(2, START)
+    before = stage.theta()
+    stage.buffers.anchor.zero_()
+    stage.turns(1, Evaluate(round=4))
+    evaluated = stage.wire.of(Evaluated)[0]
+    assert (evaluated.round, evaluated.step) == (4, 2)
+    assert evaluated.bits_per_byte == pytest.approx(8)
+    assert torch.equal(stage.theta(), before)
+
+
+def test_after_its_last_step_it_still_answers(manifest: Manifest, corpus: Corpus) -> None:
+    stage = Stage(manifest, corpus, max_steps=3)
+    stage.turns(6, START)
+    assert stage.replica.step == 3
+    last = stage.wire.of(Progress)[-1]
+    assert (last.is_done, last.step, last.tokens) == (True, 3, 3 * STEP_TOKENS)
+    assert sum(progress.is_done for progress in stage.wire.of(Progress)) == 1
+    stage.turns(1, Depart(fragment=1))
+    assert stage.wire.sent[-1] == Departed(fragment=1, step=3, tokens=3 * STEP_TOKENS)
+    stage.turns(1, Land(fragment=1, round=1, contributed=True))
+    stage.turns(1, Leave())
+    assert stage.wire.sent[-2:] == [Landed(fragment=1, round=1, step=3), Left(step=3)]
+
+
+def test_a_slow_reader_gets_no_heap_of_progress(manifest: Manifest, corpus: Corpus) -> None:
+    stage = Stage(manifest, corpus)
+    stage.wire.backlog_bytes = 1
+    stage.turns(3, START)
+    assert stage.wire.of(Progress) == []
+    stage.wire.backlog_bytes = 0
+    stage.turns(1)
+    assert stage.wire.of(Progress)[0].step == 4
+
+
+def test_a_schedule_that_cannot_be_is_the_operators_mistake(
+    manifest: Manifest, corpus: Corpus
+) -> None:
+    with pytest.raises(ConfigError, match=r"method\.schedule: overlap_steps"):
+        Stage(with_overlap(manifest, 4), corpus)
