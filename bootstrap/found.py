@@ -1,0 +1,107 @@
+"""Founding a run: settings that people write become a manifest that nobody can change."""
+
+import hashlib
+import secrets
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from optim.presets import PRESETS
+from peer.identity_file import load_identity
+from peer.method import check_method
+from peer.run_folder import Run, write_run
+from peer.train.data import load_text, validation_digest
+from protocol.errors import ConfigError
+from protocol.manifest import Manifest, manifest_from, sign_manifest
+from protocol.ticket import SECRET_BYTES
+
+FOUNDER_KEY = "founder.key"
+SECRET = "secret"
+
+
+def found(settings: dict[str, Any], folder: Path) -> Manifest:
+    """Founds a run in `folder`: signs its manifest and writes the files that `serve` needs.
+
+    Args:
+        settings: As in run.toml: the manifest's settings, with `method` a preset's name or a table
+            with a `preset` and what differs from it.
+        folder: New, or that of the same run.
+
+    Raises:
+        ConfigError: a setting is wrong, or the folder cannot be used.
+    """
+    founder = load_identity(folder / FOUNDER_KEY)
+    settings = settings | {"founder": founder.peer_id}
+    settings["method"] = method_settings(settings.get("method", "diloco"))
+    manifest = manifest_from(settings)
+    check_method(manifest)
+    corpus = load_text(manifest.data.recipe, manifest.data.validation_frac)
+    data = manifest.data.model_copy(
+        update={
+            "validation_digest": validation_digest(corpus),
+            "validation_bytes": len(corpus.validation),
+        }
+    )
+    manifest = manifest.model_copy(update={"data": data})
+    if manifest.membership.policy == "invite":
+        digest = hashlib.sha256(_secret(folder)).hexdigest()
+        membership = manifest.membership.model_copy(update={"invite_digest": digest})
+        manifest = manifest.model_copy(update={"membership": membership})
+    write_run(folder, Run(manifest, sign_manifest(manifest, founder)))
+    return manifest
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Returns the settings in a run.toml.
+
+    Raises:
+        ConfigError: there is no such file, or it is no TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def method_settings(given: object) -> dict[str, Any]:
+    """Returns the four axes that `method = ...` in a run.toml means.
+
+    Raises:
+        ConfigError: no such preset, or a method that is neither a name nor a table.
+    """
+    table = {"preset": given} if isinstance(given, str) else given
+    if not isinstance(table, dict):
+        raise ConfigError('method: write the name of a preset, or a table with preset = "..."')
+    name = table.get("preset", "diloco")
+    if name not in PRESETS:
+        raise ConfigError(f"method: there is no preset {name!r}; choose one of {_names()}")
+    axes = PRESETS[name]
+    outer = dict(axes["outer"])
+    rule = outer.pop("rule")
+    given_outer = dict(table.get("outer", {}))
+    if given_outer.get("rule", rule) != rule:
+        outer = {}  # another rule's constants make no sense
+    rule = given_outer.pop("rule", rule)
+    return {
+        **table,
+        "preset": name,
+        "mixing": table.get("mixing", axes["mixing"]),
+        "schedule": axes["schedule"] | table.get("schedule", {}),
+        "codec": axes["codec"] | table.get("codec", {}),
+        "outer": {"rule": rule, "constants": outer | given_outer},
+    }
+
+
+def _names() -> str:
+    return ", ".join(sorted(PRESETS))
+
+
+def _secret(folder: Path) -> bytes:
+    path = folder / SECRET
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(SECRET_BYTES))
+    return bytes.fromhex(path.read_text())

@@ -1,0 +1,135 @@
+"""A bootstrap node: an entrance to the swarm that knows the manifest. It trains nothing.
+
+It may die at any time: peers that know each other need it no more, and any peer's own ticket lets
+others in.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bootstrap.found import SECRET
+from peer.identity_file import load_identity
+from peer.net.config import WireConfig
+from peer.net.directory_hivemind import HivemindDirectory
+from peer.net.wire import GrpcWire
+from peer.ports import Blob
+from peer.presence import Presence, address_of
+from peer.run_folder import MANIFEST, SIGNATURE, read_ticket, write_ticket
+from protocol.card import Card
+from protocol.errors import ConfigError, NotAvailable, RemoteError
+from protocol.identity import PeerId
+from protocol.machine import BlobRef
+from protocol.manifest import Manifest, parse_manifest, verify_manifest
+from protocol.messages import Note
+from protocol.ticket import Ticket
+
+
+class NoInbox:
+    """A bootstrap node takes part in nothing."""
+
+    def on_note(self, src: PeerId, note: Note) -> None:
+        """Ignored: a peer that still takes us for one of its kind will learn better."""
+
+    async def blob(self, src: PeerId, ref: BlobRef) -> Blob:
+        """Returns nothing, ever.
+
+        Raises:
+            NotAvailable: always.
+        """
+        raise NotAvailable("this is a bootstrap node: it holds no model")
+
+
+async def serve(
+    folder: Path,
+    *,
+    listen_host: str,
+    listen_port: int,
+    announce_host: str | None,
+    on_ready: Callable[[Ticket], None],
+    on_refresh: Callable[[Presence], None],
+) -> None:
+    """Serves the run in `folder` until cancelled.
+
+    Args:
+        folder: Written by `found`.
+        listen_host, listen_port: Of the wire; the directory listens on the next port. 0 for the
+            ports of the last time, if they are free.
+        announce_host: The address that others reach us at, if it is another one.
+        on_ready: Called with the ticket once others can use it.
+        on_refresh: Called every few seconds.
+
+    Raises:
+        ConfigError: the folder holds no run, or we cannot listen there.
+    """
+    manifest, signature = _read(folder)
+    identity = load_identity(folder / "node.key")
+    secret = _secret(folder, manifest)
+    directory = await HivemindDirectory.start(
+        identity,
+        manifest.run_id,
+        listen_host=listen_host,
+        listen_port=listen_port + 1 if listen_port else _last_port(folder, identity.peer_id),
+        announce_host=announce_host,
+    )
+    presence = Presence(directory, identity.peer_id)
+    config = WireConfig(
+        run_id=manifest.run_id,
+        manifest_bytes=manifest.to_bytes(),
+        manifest_signature=signature,
+        secret=secret,
+        listen_host=listen_host,
+        listen_port=listen_port,
+    )
+    try:
+        wire = await GrpcWire.start(identity, config, inbox=NoInbox(), addresses=presence.addresses)
+        try:
+            card = Card(
+                wire_addresses=(f"{announce_host or listen_host}:{wire.listen_port}",),
+                multiaddrs=tuple(directory.multiaddrs()),
+                role="bootstrap",
+            )
+            await presence.announce(card)
+            addresses = tuple(address_of(maddr) for maddr in directory.multiaddrs())
+            ticket = Ticket(manifest.run_id, PeerId(manifest.founder), addresses, secret)
+            write_ticket(folder, ticket)
+            on_ready(ticket)
+            await presence.run(lambda: card, lambda: on_refresh(presence))
+        finally:
+            await wire.close()
+    finally:
+        await directory.close()
+
+
+def _read(folder: Path) -> tuple[Manifest, bytes]:
+    try:
+        data, signature = (folder / MANIFEST).read_bytes(), (folder / SIGNATURE).read_bytes()
+    except OSError:
+        raise ConfigError(
+            f"{folder} holds no run; found one with: thinwire new run.toml --dir {folder}"
+        ) from None
+    try:
+        manifest = parse_manifest(data)
+        founder = PeerId(manifest.founder)
+        verify_manifest(data, signature, run_id=manifest.run_id, founder=founder)
+    except RemoteError as error:
+        raise ConfigError(f"the run in {folder} is damaged: {error}") from None
+    return manifest, signature
+
+
+def _secret(folder: Path, manifest: Manifest) -> bytes | None:
+    if manifest.membership.policy == "open":
+        return None
+    try:
+        return bytes.fromhex((folder / SECRET).read_text())
+    except (OSError, ValueError):
+        raise ConfigError(f"this run is by invitation, but {folder / SECRET} is missing") from None
+
+
+def _last_port(folder: Path, our_id: PeerId) -> int:
+    """Returns the port in the ticket that we gave out last, so that it keeps working."""
+    try:
+        ticket = read_ticket(folder)
+    except ConfigError:
+        return 0
+    ours = [address.port for address in ticket.addresses if address.peer_id == our_id]
+    return ours[0] if ours else 0

@@ -1,0 +1,441 @@
+"""The composition root of a peer: everything is made here, in order, and ended in reverse."""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from peer.config import PeerConfig
+from peer.driver import Driver
+from peer.identity_file import load_identity
+from peer.keeper import Keeper
+from peer.method import check_method, mixing_of
+from peer.mixing import Mixing
+from peer.net.config import WireConfig
+from peer.net.directory_hivemind import HivemindDirectory
+from peer.net.sockets import SocketMeter
+from peer.net.wire import GrpcWire, fetch_manifest
+from peer.presence import Presence
+from peer.run_folder import Run, read_run, write_run, write_ticket
+from peer.status import PeerStatus
+from peer.telemetry import Events
+from peer.train import lines
+from peer.train.channel import AsyncLineChannel
+from peer.train.config import TrainerConfig
+from peer.train.interchange import Interchange
+from peer.train.launch import launch_trainer
+from peer.trainer_port import TrainerPort
+from protocol.card import Card
+from protocol.errors import ConfigError, RemoteError, TransportError
+from protocol.identity import Identity, PeerId
+from protocol.machine import BlobRef
+from protocol.manifest import verify_manifest
+
+logger = logging.getLogger(__name__)
+
+SOFTWARE = "thinwire/0.1.0"
+LEAVE_S = 4.0
+"""Leaving in order may take so long; what is not done then is dropped."""
+PROGRESS_EVENT_S = 2.0
+
+
+class Peer:
+    """One peer's life: `await peer.live()`; `peer.leave()` ends it in order.
+
+    Args:
+        config: What the operator wants.
+    """
+
+    def __init__(self, config: PeerConfig) -> None:
+        self.config = config
+        self.status = PeerStatus()
+        self.ticket = config.ticket
+        """From `live` on, one that lists our own address."""
+        self._leave = asyncio.Event()
+        self._stack = contextlib.AsyncExitStack()
+        self._our_id = PeerId("")
+
+    def leave(self) -> None:
+        """Ends `live` in order, with a last checkpoint."""
+        self._leave.set()
+
+    async def live(self) -> None:
+        """Joins, trains and leaves.
+
+        Raises:
+            ConfigError: something that the operator can change.
+            TrainerGone: the trainer process died.
+        """
+        async with self._stack:
+            if await self._unless_leaving(self._start()):
+                await self._unless_leaving(self._train())
+                self.status.phase = "leaving"
+                try:
+                    async with asyncio.timeout(LEAVE_S):
+                        await self._say_goodbye()
+                except TimeoutError:
+                    logger.warning("left without a last checkpoint: it took over %g s", LEAVE_S)
+
+    # ---- starting, step by step; the phase says what we wait for
+
+    async def _start(self) -> None:
+        config, status = self.config, self.status
+        identity = load_identity(config.directory / "identity.key")
+        self._our_id = identity.peer_id
+        self._hold_folder(config.directory)
+        status.phase = f"entering the swarm at {_places(config)}"
+        directory = await HivemindDirectory.start(
+            identity,
+            config.ticket.run_id,
+            listen_host=config.listen_host,
+            listen_port=config.listen_port + 1 if config.listen_port else 0,
+            announce_host=config.announce_host,
+            bootstrap=config.ticket.addresses,
+        )
+        self._stack.push_async_callback(directory.close)
+        self._presence = Presence(directory, identity.peer_id)
+        run = read_run(config.directory, config.ticket) or await self._find_run(identity)
+        self._run = run
+        self._check_manifest(run)
+        write_run(config.directory, run)
+        self.ticket = self._presence.ticket(config.ticket)
+        write_ticket(config.directory, self.ticket)
+        self._events = Events(
+            config.directory / "events.jsonl", run_id=config.ticket.run_id, peer_id=self._our_id
+        )
+        self._stack.callback(self._events.close)
+
+        status.phase = "building the model"
+        mixing = mixing_of(run.manifest)
+        self._keeper = Keeper(config.directory, run.manifest.run_id, self._our_id, mixing)
+        checkpoint = self._keeper.latest() if config.resume else None
+        await self._start_trainer(mixing)
+        self._driver = Driver(
+            self._our_id,
+            secrets.token_hex(8),
+            run.manifest,
+            mixing,
+            events=self._events,
+            status=status,
+        )
+        self._stack.push_async_callback(self._driver.close)
+        self._wire = await GrpcWire.start(
+            identity,
+            self._wire_config(run),
+            inbox=self._driver,
+            addresses=self._presence.addresses,
+        )
+        self._stack.push_async_callback(self._wire.close)
+        self._meter = SocketMeter([os.getpid(), directory.daemon_pid])
+        status.is_counted_by_kernel = SocketMeter.is_supported()
+
+        status.phase = "loading the text"
+        hello = await self._trainer.hello
+        if hello.validation_problem:
+            status.notices.append(hello.validation_problem)
+            logger.warning("%s", hello.validation_problem)
+        await self._refresh_quietly()
+        if checkpoint is not None:
+            status.phase = f"resuming from {checkpoint}"
+            started = await self._trainer.resume(str(checkpoint), self._anchors(mixing))
+            status.step, status.tokens = started.step, started.tokens
+            donor = None
+        else:
+            donor = await self._fetch_state(mixing)
+            status.step = mixing.outer[0].round * run.manifest.method.schedule.interval_steps
+            await self._trainer.start(self._anchors(mixing), step=status.step, tokens=0)
+        status.round = min(outer.round for outer in mixing.outer)
+        self._events.write(
+            "joined",
+            round=status.round,
+            step=status.step,
+            donor=donor,
+            members=self._presence.members(),
+            device=hello.device,
+            ticket=str(self.ticket) if not self.ticket.secret else "(secret)",
+        )
+
+    async def _find_run(self, identity: Identity) -> Run:
+        """Asks whoever is in the directory for the manifest, and checks it against the ticket."""
+        ticket, deadline_s = self.config.ticket, time.monotonic() + self.config.wait_s
+        problem = "nobody is in the directory"
+        while time.monotonic() < deadline_s:
+            await self._refresh_quietly()
+            for peer_id, card in self._presence.cards.items():
+                try:
+                    data, signature = await fetch_manifest(
+                        identity,
+                        peer_id,
+                        card.wire_addresses,
+                        run_id=ticket.run_id,
+                        secret=ticket.secret,
+                    )
+                    manifest = verify_manifest(
+                        data, signature, run_id=ticket.run_id, founder=ticket.founder
+                    )
+                    return Run(manifest, signature)
+                except (RemoteError, TransportError) as error:
+                    problem = f"{peer_id}: {error}"
+            await asyncio.sleep(0.3)
+        raise ConfigError(
+            f"nobody at {_places(self.config)} could tell us about the run within "
+            f"{self.config.wait_s:g} s ({problem}); is the bootstrap node or another peer running, "
+            "and can this machine reach it? A newer ticket may help"
+        )
+
+    def _check_manifest(self, run: Run) -> None:
+        recipe = run.manifest.data.recipe
+        if recipe.startswith("text:") and not self.config.allow_text_recipe:
+            raise ConfigError(
+                f"this run would train on your files {recipe.removeprefix('text:')!r}, and the "
+                "model that others get may remember them; if you agree, add --allow-text"
+            )
+        check_method(run.manifest)
+
+    def _hold_folder(self, folder: Path) -> None:
+        """Two peers with one identity would harm each other, so a folder has one user at a time."""
+        file = self._stack.enter_context((folder / "in-use.lock").open("w"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another peer runs in {folder}; end it first, or choose another folder with --dir"
+            ) from None
+
+    async def _start_trainer(self, mixing: Mixing) -> None:
+        config = self.config
+        interchange = Interchange.create(mixing.layout.num_elements)
+        self._stack.callback(interchange.close)
+        trainer_config = TrainerConfig(
+            manifest=str(config.directory / "manifest.json"),
+            run_id=config.ticket.run_id,
+            peer_id=self._our_id,
+            device=config.device,
+            threads=config.threads,
+            max_steps=config.max_steps,
+            evaluation_bytes=config.evaluation_bytes,
+        )
+        path = config.directory / "trainer.json"
+        trainer_config.write(path)
+        launched = launch_trainer(path, interchange)
+        self._stack.push_async_callback(_end, launched.process)
+        channel = await AsyncLineChannel.open(launched.sock)
+        self._trainer = TrainerPort(channel, interchange, mixing.layout, on_news=self._on_news)
+        self._stack.push_async_callback(self._trainer.close)
+        self._trainer_reader = asyncio.create_task(self._trainer.run())
+        self._stack.push_async_callback(_cancel, self._trainer_reader)
+
+    def _wire_config(self, run: Run) -> WireConfig:
+        limits = run.manifest.limits
+        return WireConfig(
+            run_id=run.manifest.run_id,
+            manifest_bytes=run.manifest.to_bytes(),
+            manifest_signature=run.signature,
+            secret=self.config.ticket.secret,
+            listen_host=self.config.listen_host,
+            listen_port=self.config.listen_port,
+            chunk_bytes=limits.chunk_bytes,
+            max_message_bytes=limits.max_message_bytes,
+            progress_s=run.manifest.round.progress_s,
+            max_streams_per_peer=limits.max_streams_per_peer,
+            num_fragments=run.manifest.method.schedule.fragments,
+            max_peers=limits.max_peers,
+            software=SOFTWARE,
+        )
+
+    async def _fetch_state(self, mixing: Mixing) -> PeerId | None:
+        """Takes anchors, outer state and rounds from the peer that is farthest, if any is."""
+        cards = self._presence.cards
+        donors = sorted(
+            (peer for peer in self._presence.members() if cards[peer].round > 0),
+            key=lambda peer: -cards[peer].round,
+        )
+        for donor in donors:
+            self.status.phase = f"fetching the model from {donor[-6:]}"
+            try:
+                for fragment in range(len(mixing.outer)):
+                    blob = await self._wire.fetch(
+                        donor,
+                        BlobRef("state", fragment),
+                        max_bytes=mixing.state_bytes(fragment),
+                    )
+                    mixing.load_state_blob(fragment, blob.data, blob.round)
+            except (RemoteError, TransportError) as error:
+                logger.warning("%s could not give us the model: %s", donor, error)
+                continue
+            return donor
+        return None
+
+    # ---- training
+
+    async def _train(self) -> None:
+        driver, presence = self._driver, self._presence
+        driver.on_landed = self._on_landed
+        driver.on_stranger = lambda peer: presence.look_again()
+        driver.begin(self._trainer, self._wire)
+        async with asyncio.TaskGroup() as group:
+            self._background = group
+            group.create_task(presence.run(self._card, self._on_refresh))
+            group.create_task(self._report())
+            group.create_task(self._checkpoint_now_and_then())
+            group.create_task(driver.wait())
+            group.create_task(self._watch_trainer())
+
+    async def _watch_trainer(self) -> None:
+        await asyncio.shield(self._trainer_reader)
+
+    def _on_refresh(self) -> None:
+        cards = self._presence.cards
+        self._driver.on_members(self._presence.members())
+        others = sum(card.tokens for card in cards.values() if card.role == "peer")
+        self.status.swarm_tokens = self.status.tokens + others
+
+    def _on_news(self, news: lines.Progress | lines.Departed) -> None:
+        if isinstance(news, lines.Departed):
+            self._driver.on_departed(news)
+            return
+        status = self.status
+        status.step, status.tokens = news.step, news.tokens
+        status.tokens_per_s, status.overhead_s = news.tokens_per_s, news.overhead_s
+        status.loss_bits_per_byte, status.is_done = news.loss_bits_per_byte, news.is_done
+
+    def _on_landed(self, round: int) -> None:
+        if round % self.config.evaluate_every_rounds == 0:
+            self._background.create_task(self._evaluate(round))
+
+    async def _evaluate(self, round: int) -> None:
+        evaluated = await self._trainer.evaluate(round)
+        self.status.validation_bits_per_byte = evaluated.bits_per_byte
+        self._events.write(
+            "evaluated",
+            round=evaluated.round,
+            step=evaluated.step,
+            bits_per_byte=evaluated.bits_per_byte,
+            took_s=evaluated.took_s,
+        )
+
+    async def _report(self) -> None:
+        while True:
+            self.status.phase = self._driver.waiting_for()
+            if SocketMeter.is_supported():
+                self.status.sent_bytes, self.status.received_bytes = self._meter.sample()
+            else:
+                counters = self._wire.counters
+                self.status.sent_bytes = sum(counters.sent.values())
+                self.status.received_bytes = sum(counters.received.values())
+            self._events.write("progress", **self._progress())
+            for _ in range(4):
+                await asyncio.sleep(PROGRESS_EVENT_S / 4)
+                self.status.phase = self._driver.waiting_for()
+
+    def _progress(self) -> dict[str, Any]:
+        status = self.status
+        return {
+            "step": status.step,
+            "round": status.round,
+            "tokens": status.tokens,
+            "loss_bits_per_byte": status.loss_bits_per_byte,
+            "tokens_per_s": status.tokens_per_s,
+            "overhead_s": status.overhead_s,
+            "waited_s": status.waited_s,
+            "sent_bytes": status.sent_bytes,
+            "received_bytes": status.received_bytes,
+            "is_counted_by_kernel": status.is_counted_by_kernel,
+            "exchanges_done": status.exchanges_done,
+            "exchanges_failed": status.exchanges_failed,
+            "contributions": status.contributions,
+            "is_done": status.is_done,
+        }
+
+    async def _checkpoint_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.checkpoint_every_s)
+            await self._checkpoint()
+
+    async def _checkpoint(self) -> None:
+        try:
+            path = await self._keeper.save(self._trainer, self.status.step)
+        except (ConfigError, OSError) as error:
+            self.status.notices.append(f"no checkpoint: {error}")
+            logger.warning("no checkpoint: %s", error)
+            return
+        self._events.write("checkpoint", path=str(path), step=self.status.step)
+
+    # ---- leaving
+
+    async def _say_goodbye(self) -> None:
+        with contextlib.suppress(TransportError):
+            await self._presence.announce(self._card("left"))
+        await self._checkpoint()
+        self._events.write("left", **self._progress())
+        await self._trainer.leave()
+
+    # ---- plumbing
+
+    def _card(self, role: str = "peer") -> Card:
+        return Card(
+            wire_addresses=(f"{self.config.wire_host}:{self._wire.listen_port}",),
+            multiaddrs=tuple(self._presence.directory.multiaddrs()),
+            role=role,
+            step=self.status.step,
+            round=self.status.round,
+            tokens=self.status.tokens,
+            software=SOFTWARE,
+        )
+
+    def _anchors(self, mixing: Mixing) -> list[Any]:
+        return [outer.anchor for outer in mixing.outer]
+
+    async def _refresh_quietly(self) -> None:
+        try:
+            await self._presence.refresh()
+        except TransportError as error:
+            logger.debug("%s", error)
+
+    async def _unless_leaving(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Runs `work` until it is done (True) or somebody calls `leave` (False)."""
+        task = asyncio.create_task(work)
+        leaving = asyncio.create_task(self._leave.wait())
+        try:
+            await asyncio.wait((task, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                _raise_first(task)
+                return True
+            return False
+        finally:
+            await _cancel(leaving)
+            await _cancel(task)
+
+
+def _raise_first(task: "asyncio.Task[None]") -> None:
+    """Raises a task's error; of a group of errors the first, for that is what people understand."""
+    error = task.exception()
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if error is not None:
+        raise error
+
+
+async def _cancel(task: "asyncio.Task[Any]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def _end(process: Any) -> None:
+    """Gives a trainer whose channel is closed a moment to exit by itself."""
+    deadline_s = time.monotonic() + 1.0
+    while process.poll() is None and time.monotonic() < deadline_s:
+        await asyncio.sleep(0.02)
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+
+
+def _places(config: PeerConfig) -> str:
+    return ", ".join(f"{address.host}:{address.port}" for address in config.ticket.addresses)

@@ -1,0 +1,154 @@
+"""`thinwire join`: train with others."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from peer.config import PeerConfig, parse_listen
+from peer.run_folder import read_ticket
+from protocol.errors import ConfigError
+from protocol.ticket import parse_ticket
+
+
+def join(
+    ticket: Annotated[
+        str | None, typer.Argument(help="The ticket, or a file that holds it.")
+    ] = None,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", help="This peer's folder; default thinwire-RUN here."),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on from the last checkpoint in this peer's folder.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads for training; 0: all.")] = 0,
+    max_steps: Annotated[
+        int | None, typer.Option(min=0, help="Stop training at this step of the run.")
+    ] = None,
+    listen: Annotated[
+        str, typer.Option(help="HOST[:PORT] to listen on; the next port is used too.")
+    ] = "127.0.0.1",
+    announce: Annotated[
+        str | None, typer.Option(help="IP address that others reach this machine at.")
+    ] = None,
+    evaluate_every: Annotated[
+        int, typer.Option(min=1, help="Rounds between two looks at the validation text.")
+    ] = 5,
+    evaluation_bytes: Annotated[
+        int, typer.Option(min=1024, help="Validation text read by one look.")
+    ] = 64 * 1024,
+    checkpoint_every: Annotated[
+        float, typer.Option(min=1, help="Seconds between two checkpoints.")
+    ] = 300.0,
+    wait: Annotated[
+        float, typer.Option(min=1, help="Seconds to look for somebody who knows the run.")
+    ] = 60.0,
+    allow_text: Annotated[
+        bool, typer.Option(help="Let a run train on files of yours that its manifest names.")
+    ] = False,
+    plain: Annotated[bool, typer.Option(help="Plain lines instead of a live screen.")] = False,
+) -> None:
+    """Join a run and train with the others.
+
+    All you need is the ticket. Nothing listens beyond this machine unless --listen says so.
+    """
+    if resume is not None and directory is not None and resume != directory:
+        raise ConfigError("--resume names this peer's folder already; leave --dir out")
+    folder = resume or directory
+    if ticket is None:
+        if folder is None:
+            raise ConfigError("give a ticket, or the folder of a peer with --resume")
+        parsed = read_ticket(folder)
+    else:
+        parsed = parse_ticket(Path(ticket).read_text() if Path(ticket).is_file() else ticket)
+    folder = folder or Path(f"thinwire-{parsed.run_id[:12]}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot use the folder {folder}: {error.strerror}") from None
+    host, port = parse_listen(listen)
+    config = PeerConfig(
+        ticket=parsed,
+        directory=folder,
+        resume=resume is not None,
+        device=device,
+        threads=threads,
+        max_steps=max_steps,
+        listen_host=host,
+        listen_port=port,
+        announce_host=announce,
+        evaluate_every_rounds=evaluate_every,
+        evaluation_bytes=evaluation_bytes,
+        checkpoint_every_s=checkpoint_every,
+        wait_s=wait,
+        allow_text_recipe=allow_text,
+    )
+    console = Console()
+    _log_to(console, folder)
+    run_loop(_live(config, console, plain=plain))
+
+
+async def _live(config: PeerConfig, console: Console, *, plain: bool) -> None:
+    title = f"thinwire, run {config.ticket.run_id[:12]}"
+    console.print(f"{title}, in {config.directory}", markup=False, highlight=False)
+    with console.status("loading"):  # importing torch and hivemind takes seconds
+        from peer.app import Peer
+        from peer.cli.screen import show
+    peer = Peer(config)
+    leave_on_signals(peer.leave)
+    showing = asyncio.create_task(show(peer.status, console, title=title, plain=plain))
+    try:
+        await peer.live()
+    finally:
+        showing.cancel()
+        await asyncio.gather(showing, return_exceptions=True)
+    console.print(
+        f"left at step {peer.status.step}, round {peer.status.round}; go on with: "
+        f"thinwire join --resume {config.directory}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def leave_on_signals(leave: Callable[[], None]) -> None:
+    """The first SIGINT or SIGTERM leaves in order, the second at once."""
+    is_leaving = False
+
+    def on_signal() -> None:
+        nonlocal is_leaving
+        if is_leaving:
+            os._exit(130)
+        is_leaving = True
+        leave()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Runs `main` on uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+def _log_to(console: Console, folder: Path) -> None:
+    """Warnings reach the screen; everything goes to peer.log."""
+    screen = RichHandler(console=console, show_path=False, show_time=False, markup=False)
+    screen.setLevel(logging.WARNING)
+    file = logging.FileHandler(folder / "peer.log")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[screen, file], force=True)

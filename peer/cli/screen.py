@@ -1,0 +1,121 @@
+"""What `join` shows: a live screen in a terminal, plain lines anywhere else."""
+
+import asyncio
+import math
+import time
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from peer.status import PeerStatus
+
+PLAIN_EVERY_S = 10.0
+REFRESH_S = 0.25
+
+
+async def show(status: PeerStatus, console: Console, *, title: str, plain: bool) -> None:
+    """Shows a peer's status until cancelled."""
+    if plain or not console.is_terminal:
+        await _show_lines(status, console)
+        return
+    with Live(console=console, refresh_per_second=1 / REFRESH_S, transient=False) as live:
+        while True:
+            live.update(_screen(status, title))
+            await asyncio.sleep(REFRESH_S)
+
+
+async def _show_lines(status: PeerStatus, console: Console) -> None:
+    """One line when the phase changes before training, then one every few seconds."""
+    last_phase, next_at_s, num_notices = "", 0.0, 0
+    while True:
+        for notice in status.notices[num_notices:]:
+            console.print(f"note: {notice}", markup=False, highlight=False, soft_wrap=True)
+        num_notices = len(status.notices)
+        is_training = status.tokens_per_s > 0
+        is_news = status.phase != last_phase and not is_training
+        if is_news or (is_training and time.monotonic() >= next_at_s):
+            text = line(status) if is_training else status.phase
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            last_phase, next_at_s = status.phase, time.monotonic() + PLAIN_EVERY_S
+        await asyncio.sleep(REFRESH_S)
+
+
+def line(status: PeerStatus) -> str:
+    """Returns the status as one line."""
+    parts = [
+        f"step {status.step}",
+        f"{_number(status.loss_bits_per_byte)} bits/byte",
+        f"{status.tokens_per_s:,.0f} tokens/s",
+        f"round {status.round}",
+        f"{len(status.members)} others",
+        f"exchanges {status.exchanges_done} done {status.exchanges_failed} failed",
+        f"up {size(status.sent_bytes)} down {size(status.received_bytes)}",
+        status.phase,
+    ]
+    return " | ".join(parts)
+
+
+def size(num_bytes: float) -> str:
+    """Returns a number of bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"
+
+
+def _screen(status: PeerStatus, title: str) -> Panel:
+    table = Table.grid(padding=(0, 3))
+    for _ in range(4):
+        table.add_column()
+    rows = [
+        (
+            ("step", f"{status.step:,}" + (" (done)" if status.is_done else "")),
+            ("tokens/s", f"{status.tokens_per_s:,.0f}"),
+        ),
+        (
+            ("training loss", f"{_number(status.loss_bits_per_byte)} bits/byte"),
+            ("validation", f"{_number(status.validation_bits_per_byte)} bits/byte"),
+        ),
+        (
+            ("round", f"{status.round:,}"),
+            ("other peers", f"{len(status.members)}"),
+        ),
+        (
+            ("exchanges", f"{status.exchanges_done} done, {status.exchanges_failed} failed"),
+            ("partners", ", ".join(peer[-6:] for peer in status.partners) or "-"),
+        ),
+        (
+            ("sent", size(status.sent_bytes)),
+            ("received", size(status.received_bytes)),
+        ),
+        (
+            ("your part", _contribution(status)),
+            ("exchange work", f"{status.overhead_s:.1f} s, waited {status.waited_s:.1f} s"),
+        ),
+    ]
+    for left, right in rows:
+        cells: list[Text] = []
+        for name, value in (left, right):
+            cells += [Text(name, style="dim"), Text(value)]
+        table.add_row(*cells)
+    notices = [Text(notice, style="yellow") for notice in status.notices[-3:]]
+    now = Text.assemble(("now  ", "dim"), (status.phase, "bold"))
+    return Panel(
+        Group(now, Text(""), table, *notices),
+        title=title,
+        subtitle="Ctrl+C leaves with a checkpoint",
+        border_style="cyan",
+    )
+
+
+def _contribution(status: PeerStatus) -> str:
+    share = f", {100 * status.share_frac:.0f} % of the swarm" if status.swarm_tokens else ""
+    return f"{status.tokens:,} tokens{share}, in {status.contributions} rounds"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"

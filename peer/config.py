@@ -1,0 +1,50 @@
+"""A peer's own settings: what may differ from peer to peer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from protocol.errors import ConfigError
+from protocol.ticket import Ticket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerConfig:
+    """What `thinwire join` was told."""
+
+    ticket: Ticket
+    directory: Path
+    """Identity, events and checkpoints of this peer."""
+    resume: bool = False
+    device: str = "auto"
+    threads: int = 0
+    """CPU threads of the trainer; 0 lets torch choose."""
+    max_steps: int | None = None
+    listen_host: str = "127.0.0.1"
+    listen_port: int = 0
+    """Of the wire (gRPC); the directory listens on the next one. 0 for any."""
+    announce_host: str | None = None
+    """The address that others reach us at, if it is not `listen_host`."""
+    evaluate_every_rounds: int = 5
+    evaluation_bytes: int = 64 * 1024
+    checkpoint_every_s: float = 300.0
+    wait_s: float = 60.0
+    """How long to look for somebody who knows the run."""
+    allow_text_recipe: bool = False
+    """Whether a manifest may name files of this machine as training text."""
+
+    @property
+    def wire_host(self) -> str:
+        """The host that our card tells the others."""
+        return self.announce_host or self.listen_host
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Returns host and port of `HOST`, `HOST:PORT` or `:PORT`.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    host, _, port = text.partition(":")
+    if port and not (port.isdigit() and int(port) < 65535):
+        raise ConfigError(f"--listen {text}: the port must be a number below 65535")
+    return host or "127.0.0.1", int(port or 0)

@@ -1,0 +1,97 @@
+"""Checkpoints of a whole peer: the trainer's half and the outer half, of the same moment."""
+
+import asyncio
+from pathlib import Path
+
+from torch import Tensor
+
+from peer.mixing import Mixing, OuterState
+from peer.train.checkpoint import (
+    OUTER,
+    CheckpointInfo,
+    commit,
+    latest,
+    open_checkpoint,
+    stage,
+    write_tensors,
+)
+from peer.trainer_port import TrainerPort
+from protocol.errors import ConfigError, MalformedMessage
+from protocol.identity import PeerId
+from protocol.manifest import RunId
+
+
+class Keeper:
+    """Writes a peer's checkpoints, and reads them back.
+
+    Args:
+        folder: The peer's; checkpoints are in `checkpoints/` below it.
+        run_id, our_id: Whose checkpoints they are.
+        mixing: The outer half.
+    """
+
+    def __init__(self, folder: Path, run_id: RunId, our_id: PeerId, mixing: Mixing) -> None:
+        self._folder = folder / "checkpoints"
+        self._run_id = run_id
+        self._our_id = our_id
+        self._mixing = mixing
+
+    def latest(self) -> Path:
+        """Loads the outer half of the newest checkpoint, and returns the folder of the other.
+
+        Raises:
+            ConfigError: there is none, or it is damaged, or somebody else's.
+        """
+        path = latest(self._folder)
+        if path is None:
+            raise ConfigError(f"there is no checkpoint in {self._folder}; join without --resume")
+        checkpoint = open_checkpoint(path, run_id=self._run_id, peer_id=self._our_id)
+        tensors = checkpoint.outer()
+        for fragment, round in enumerate(checkpoint.info.rounds):
+            prefix = f"state.{fragment}."
+            state = {
+                name.removeprefix(prefix): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(prefix)
+            }
+            try:
+                self._mixing.load_state(fragment, tensors[f"anchor.{fragment}"], state, round)
+            except (KeyError, IndexError, MalformedMessage):
+                raise ConfigError(
+                    f"{path / OUTER} does not fit the run's method; join without --resume"
+                ) from None
+        return path
+
+    async def save(self, trainer: TrainerPort, step: int) -> Path:
+        """Writes a checkpoint of now, and returns its folder.
+
+        Raises:
+            ConfigError, OSError: it could not be written; older ones are untouched.
+        """
+        staged = stage(self._folder, step)
+        outer: list[OuterState] = []
+        saved = await trainer.save(str(staged), lambda: outer.extend(self._mixing.outer))
+        if saved.problem:
+            raise ConfigError(saved.problem)
+        info = CheckpointInfo(
+            run_id=self._run_id,
+            peer_id=self._our_id,
+            step=saved.step,
+            tokens=saved.tokens,
+            rounds=tuple(state.round for state in outer),
+        )
+
+        def finish() -> Path:
+            write_tensors(staged / OUTER, _tensors_of(outer))
+            return commit(staged, info)
+
+        return await asyncio.to_thread(finish)
+
+
+def _tensors_of(outer: list[OuterState]) -> dict[str, Tensor]:
+    tensors = {}
+    for fragment, state in enumerate(outer):
+        tensors[f"anchor.{fragment}"] = state.anchor
+        for name, tensor in state.state.items():
+            tensors[f"state.{fragment}.{name}"] = tensor
+    return tensors

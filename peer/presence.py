@@ -1,0 +1,96 @@
+"""Our place in the swarm: the directory, our card in it, and what we know of the others."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+
+from peer.ports import Directory
+from protocol.card import TOPIC, Card, parse_card
+from protocol.errors import RemoteError, TransportError
+from protocol.identity import PeerId, parse_peer_id
+from protocol.ticket import MAX_ADDRESSES, Address, Ticket
+
+logger = logging.getLogger(__name__)
+
+REFRESH_S = 5.0
+CARD_LIFETIME_S = 30.0
+GOODBYE_LIFETIME_S = 60.0
+
+
+class Presence:
+    """Keeps our card published and the others' cards at hand.
+
+    Args:
+        directory: Where cards are.
+        our_id: Whose card is ours.
+    """
+
+    def __init__(self, directory: Directory, our_id: PeerId) -> None:
+        self.directory = directory
+        self.cards: dict[PeerId, Card] = {}
+        """Of all others that are in the directory now."""
+        self._our_id = our_id
+        self._refresh_now = asyncio.Event()
+
+    def addresses(self, peer_id: PeerId) -> Sequence[str]:
+        """Returns host:port candidates of a peer's wire."""
+        card = self.cards.get(peer_id)
+        return card.wire_addresses if card else ()
+
+    def members(self) -> tuple[PeerId, ...]:
+        """Returns the other peers that train, sorted."""
+        return tuple(sorted(peer for peer, card in self.cards.items() if card.role == "peer"))
+
+    def look_again(self) -> None:
+        """Makes `run` read the directory at once: somebody new was heard of."""
+        self._refresh_now.set()
+
+    async def refresh(self) -> None:
+        """Reads all cards. A card that makes no sense is as good as none."""
+        cards = {}
+        for record in await self.directory.read(TOPIC):
+            if record.owner == self._our_id:
+                continue
+            try:
+                cards[record.owner] = parse_card(record.payload)
+            except RemoteError as error:
+                logger.debug("card of %s: %s", record.owner, error)
+        self.cards = cards
+
+    async def announce(self, card: Card) -> None:
+        """Publishes our card."""
+        lifetime_s = GOODBYE_LIFETIME_S if card.role == "left" else CARD_LIFETIME_S
+        await self.directory.publish(TOPIC, card.to_bytes(), lifetime_s=lifetime_s)
+
+    async def run(self, our_card: Callable[[], Card], on_refresh: Callable[[], None]) -> None:
+        """Announces and refreshes for ever; a directory out of reach is only logged."""
+        is_reachable = True
+        while True:
+            try:
+                await self.announce(our_card())
+                await self.refresh()
+                is_reachable = True
+            except TransportError as error:
+                if is_reachable:
+                    logger.info("the directory is out of reach: %s", error)
+                is_reachable = False
+            on_refresh()
+            self._refresh_now.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REFRESH_S):
+                    await self._refresh_now.wait()
+                    await asyncio.sleep(0.5)  # strangers often come in numbers
+
+    def ticket(self, ticket: Ticket) -> Ticket:
+        """Returns a ticket for the same run that lists us first, so it works when others died."""
+        ours = [address_of(maddr) for maddr in self.directory.multiaddrs()]
+        others = [address for address in ticket.addresses if address.peer_id != self._our_id]
+        addresses = tuple((ours + others)[:MAX_ADDRESSES])
+        return Ticket(ticket.run_id, ticket.founder, addresses, ticket.secret)
+
+
+def address_of(multiaddr: str) -> Address:
+    """Returns the address that `/ip4/HOST/tcp/PORT/p2p/ID` spells."""
+    _, _, host, _, port, _, peer_id = multiaddr.split("/")
+    return Address(host, int(port), parse_peer_id(peer_id))

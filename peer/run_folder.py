@@ -1,0 +1,80 @@
+"""The files that say which run a folder belongs to; the same for hosts and for peers."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from protocol.errors import ConfigError, RemoteError
+from protocol.manifest import Manifest, verify_manifest
+from protocol.ticket import Ticket, parse_ticket
+
+MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+TICKET = "ticket.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A manifest with its founder's signature."""
+
+    manifest: Manifest
+    signature: bytes
+
+
+def write_run(folder: Path, run: Run) -> None:
+    """Writes a run's files.
+
+    Raises:
+        ConfigError: the folder cannot be written, or belongs to another run.
+    """
+    data = run.manifest.to_bytes()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / MANIFEST
+        if path.exists() and path.read_bytes() != data:
+            raise ConfigError(f"{folder} belongs to another run; choose another folder")
+        path.write_bytes(data)
+        (folder / SIGNATURE).write_bytes(run.signature)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder}: {error}") from error
+
+
+def read_run(folder: Path, ticket: Ticket) -> Run | None:
+    """Returns the run in a folder, or None if there is none yet.
+
+    Raises:
+        ConfigError: it is not the run of `ticket`.
+    """
+    if not (folder / MANIFEST).exists():
+        return None
+    try:
+        data, signature = (folder / MANIFEST).read_bytes(), (folder / SIGNATURE).read_bytes()
+        manifest = verify_manifest(data, signature, run_id=ticket.run_id, founder=ticket.founder)
+    except OSError as error:
+        raise ConfigError(f"cannot read the run in {folder}: {error}") from error
+    except RemoteError as error:
+        raise ConfigError(
+            f"{folder} does not fit the ticket: {error}; choose another folder with --dir"
+        ) from None
+    return Run(manifest, signature)
+
+
+def write_ticket(folder: Path, ticket: Ticket) -> None:
+    """Keeps a ticket for later; readable by its owner only, since it may hold a secret."""
+    temporary = folder / f".{TICKET}-{os.getpid()}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "w") as file:
+        file.write(f"{ticket}\n")
+    temporary.rename(folder / TICKET)
+
+
+def read_ticket(folder: Path) -> Ticket:
+    """Returns the ticket kept in a folder.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        return parse_ticket((folder / TICKET).read_text())
+    except OSError:
+        raise ConfigError(f"{folder} holds no run: there is no {TICKET} in it") from None
