@@ -52,7 +52,8 @@ async def serve(
 
     Args:
         folder: Written by `found`.
-        listen_host, listen_port: Of the wire; the directory listens on the next port. 0 for the
+        listen_host: Where wire and directory listen.
+        listen_port: Of the wire; the directory listens on the next port. 0 for the
             ports of the last time, if they are free.
         announce_host: The address that others reach us at, if it is another one.
         on_ready: Called with the ticket once others can use it.

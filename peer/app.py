@@ -6,42 +6,38 @@ import fcntl
 import logging
 import os
 import secrets
-import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 from peer.config import PeerConfig
 from peer.driver import Driver
+from peer.entry import check_run, fetch_state, find_run, places
 from peer.identity_file import load_identity
 from peer.keeper import Keeper
-from peer.method import check_method, mixing_of
-from peer.mixing import Mixing
+from peer.method import mixing_of
 from peer.net.config import WireConfig
 from peer.net.directory_hivemind import HivemindDirectory
 from peer.net.sockets import SocketMeter
-from peer.net.wire import GrpcWire, fetch_manifest
+from peer.net.wire import GrpcWire
 from peer.presence import Presence
-from peer.run_folder import Run, read_run, write_run, write_ticket
+from peer.run_folder import MANIFEST, Run, read_run, write_run, write_ticket
 from peer.status import PeerStatus
 from peer.telemetry import Events
 from peer.train import lines
-from peer.train.channel import AsyncLineChannel
 from peer.train.config import TrainerConfig
-from peer.train.interchange import Interchange
-from peer.train.launch import launch_trainer
 from peer.trainer_port import TrainerPort
 from protocol.card import Card
-from protocol.errors import ConfigError, RemoteError, TransportError
+from protocol.errors import ConfigError, TransportError
 from protocol.identity import Identity, PeerId
-from protocol.machine import BlobRef
-from protocol.manifest import verify_manifest
 
 logger = logging.getLogger(__name__)
 
 SOFTWARE = "thinwire/0.1.0"
 LEAVE_S = 4.0
 """Leaving in order may take so long; what is not done then is dropped."""
+GOODBYE_S = 1.0
+"""Of which telling the directory may take so long."""
 PROGRESS_EVENT_S = 2.0
 
 
@@ -89,7 +85,7 @@ class Peer:
         identity = load_identity(config.directory / "identity.key")
         self._our_id = identity.peer_id
         self._hold_folder(config.directory)
-        status.phase = f"entering the swarm at {_places(config)}"
+        status.phase = f"entering the swarm at {places(config)}"
         directory = await HivemindDirectory.start(
             identity,
             config.ticket.run_id,
@@ -100,9 +96,10 @@ class Peer:
         )
         self._stack.push_async_callback(directory.close)
         self._presence = Presence(directory, identity.peer_id)
-        run = read_run(config.directory, config.ticket) or await self._find_run(identity)
-        self._run = run
-        self._check_manifest(run)
+        self._daemon_pid = directory.daemon_pid
+        run = read_run(config.directory, config.ticket)
+        run = run or await find_run(identity, config, self._presence)
+        check_run(run, config)
         write_run(config.directory, run)
         self.ticket = self._presence.ticket(config.ticket)
         write_ticket(config.directory, self.ticket)
@@ -111,11 +108,22 @@ class Peer:
         )
         self._stack.callback(self._events.close)
 
+        await self._start_parts(identity, run)
+        await self._start_training(run)
+
+    async def _start_parts(self, identity: Identity, run: Run) -> None:
+        config, status = self.config, self.status
         status.phase = "building the model"
         mixing = mixing_of(run.manifest)
         self._keeper = Keeper(config.directory, run.manifest.run_id, self._our_id, mixing)
-        checkpoint = self._keeper.latest() if config.resume else None
-        await self._start_trainer(mixing)
+        self._mixing = mixing
+        self._checkpoint_folder = self._keeper.latest() if config.resume else None
+        self._trainer = await TrainerPort.launch(
+            self._trainer_config(), config.directory, mixing.layout, on_news=self._on_news
+        )
+        self._stack.push_async_callback(self._trainer.close)
+        self._trainer_life = asyncio.create_task(self._trainer.run())
+        self._stack.push_async_callback(_cancel, self._trainer_life)
         self._driver = Driver(
             self._our_id,
             secrets.token_hex(8),
@@ -132,24 +140,31 @@ class Peer:
             addresses=self._presence.addresses,
         )
         self._stack.push_async_callback(self._wire.close)
-        self._meter = SocketMeter([os.getpid(), directory.daemon_pid])
+        self._meter = SocketMeter([os.getpid(), self._daemon_pid])
         status.is_counted_by_kernel = SocketMeter.is_supported()
 
+    async def _start_training(self, run: Run) -> None:
+        status, mixing = self.status, self._mixing
         status.phase = "loading the text"
         hello = await self._trainer.hello
         if hello.validation_problem:
             status.notices.append(hello.validation_problem)
             logger.warning("%s", hello.validation_problem)
-        await self._refresh_quietly()
-        if checkpoint is not None:
-            status.phase = f"resuming from {checkpoint}"
-            started = await self._trainer.resume(str(checkpoint), self._anchors(mixing))
+        await self._presence.refresh_quietly()
+        donor = None
+        if self._checkpoint_folder is not None:
+            status.phase = f"resuming from {self._checkpoint_folder}"
+            started = await self._trainer.resume(
+                str(self._checkpoint_folder), [outer.anchor for outer in mixing.outer]
+            )
             status.step, status.tokens = started.step, started.tokens
-            donor = None
         else:
-            donor = await self._fetch_state(mixing)
+            status.phase = "fetching the model from the farthest peer"
+            donor = await fetch_state(mixing, self._wire, self._presence)
             status.step = mixing.outer[0].round * run.manifest.method.schedule.interval_steps
-            await self._trainer.start(self._anchors(mixing), step=status.step, tokens=0)
+            await self._trainer.start(
+                [outer.anchor for outer in mixing.outer], step=status.step, tokens=0
+            )
         status.round = min(outer.round for outer in mixing.outer)
         self._events.write(
             "joined",
@@ -161,43 +176,6 @@ class Peer:
             ticket=str(self.ticket) if not self.ticket.secret else "(secret)",
         )
 
-    async def _find_run(self, identity: Identity) -> Run:
-        """Asks whoever is in the directory for the manifest, and checks it against the ticket."""
-        ticket, deadline_s = self.config.ticket, time.monotonic() + self.config.wait_s
-        problem = "nobody is in the directory"
-        while time.monotonic() < deadline_s:
-            await self._refresh_quietly()
-            for peer_id, card in self._presence.cards.items():
-                try:
-                    data, signature = await fetch_manifest(
-                        identity,
-                        peer_id,
-                        card.wire_addresses,
-                        run_id=ticket.run_id,
-                        secret=ticket.secret,
-                    )
-                    manifest = verify_manifest(
-                        data, signature, run_id=ticket.run_id, founder=ticket.founder
-                    )
-                    return Run(manifest, signature)
-                except (RemoteError, TransportError) as error:
-                    problem = f"{peer_id}: {error}"
-            await asyncio.sleep(0.3)
-        raise ConfigError(
-            f"nobody at {_places(self.config)} could tell us about the run within "
-            f"{self.config.wait_s:g} s ({problem}); is the bootstrap node or another peer running, "
-            "and can this machine reach it? A newer ticket may help"
-        )
-
-    def _check_manifest(self, run: Run) -> None:
-        recipe = run.manifest.data.recipe
-        if recipe.startswith("text:") and not self.config.allow_text_recipe:
-            raise ConfigError(
-                f"this run would train on your files {recipe.removeprefix('text:')!r}, and the "
-                "model that others get may remember them; if you agree, add --allow-text"
-            )
-        check_method(run.manifest)
-
     def _hold_folder(self, folder: Path) -> None:
         """Two peers with one identity would harm each other, so a folder has one user at a time."""
         file = self._stack.enter_context((folder / "in-use.lock").open("w"))
@@ -208,12 +186,10 @@ class Peer:
                 f"another peer runs in {folder}; end it first, or choose another folder with --dir"
             ) from None
 
-    async def _start_trainer(self, mixing: Mixing) -> None:
+    def _trainer_config(self) -> TrainerConfig:
         config = self.config
-        interchange = Interchange.create(mixing.layout.num_elements)
-        self._stack.callback(interchange.close)
-        trainer_config = TrainerConfig(
-            manifest=str(config.directory / "manifest.json"),
+        return TrainerConfig(
+            manifest=str(config.directory / MANIFEST),
             run_id=config.ticket.run_id,
             peer_id=self._our_id,
             device=config.device,
@@ -221,15 +197,6 @@ class Peer:
             max_steps=config.max_steps,
             evaluation_bytes=config.evaluation_bytes,
         )
-        path = config.directory / "trainer.json"
-        trainer_config.write(path)
-        launched = launch_trainer(path, interchange)
-        self._stack.push_async_callback(_end, launched.process)
-        channel = await AsyncLineChannel.open(launched.sock)
-        self._trainer = TrainerPort(channel, interchange, mixing.layout, on_news=self._on_news)
-        self._stack.push_async_callback(self._trainer.close)
-        self._trainer_reader = asyncio.create_task(self._trainer.run())
-        self._stack.push_async_callback(_cancel, self._trainer_reader)
 
     def _wire_config(self, run: Run) -> WireConfig:
         limits = run.manifest.limits
@@ -249,29 +216,6 @@ class Peer:
             software=SOFTWARE,
         )
 
-    async def _fetch_state(self, mixing: Mixing) -> PeerId | None:
-        """Takes anchors, outer state and rounds from the peer that is farthest, if any is."""
-        cards = self._presence.cards
-        donors = sorted(
-            (peer for peer in self._presence.members() if cards[peer].round > 0),
-            key=lambda peer: -cards[peer].round,
-        )
-        for donor in donors:
-            self.status.phase = f"fetching the model from {donor[-6:]}"
-            try:
-                for fragment in range(len(mixing.outer)):
-                    blob = await self._wire.fetch(
-                        donor,
-                        BlobRef("state", fragment),
-                        max_bytes=mixing.state_bytes(fragment),
-                    )
-                    mixing.load_state_blob(fragment, blob.data, blob.round)
-            except (RemoteError, TransportError) as error:
-                logger.warning("%s could not give us the model: %s", donor, error)
-                continue
-            return donor
-        return None
-
     # ---- training
 
     async def _train(self) -> None:
@@ -288,7 +232,7 @@ class Peer:
             group.create_task(self._watch_trainer())
 
     async def _watch_trainer(self) -> None:
-        await asyncio.shield(self._trainer_reader)
+        await asyncio.shield(self._trainer_life)
 
     def _on_refresh(self) -> None:
         cards = self._presence.cards
@@ -306,7 +250,7 @@ class Peer:
         status.loss_bits_per_byte, status.is_done = news.loss_bits_per_byte, news.is_done
 
     def _on_landed(self, round: int) -> None:
-        if round % self.config.evaluate_every_rounds == 0:
+        if round % self.config.evaluate_every_rounds == 0 and not self._leave.is_set():
             self._background.create_task(self._evaluate(round))
 
     async def _evaluate(self, round: int) -> None:
@@ -370,8 +314,9 @@ class Peer:
     # ---- leaving
 
     async def _say_goodbye(self) -> None:
-        with contextlib.suppress(TransportError):
-            await self._presence.announce(self._card("left"))
+        with contextlib.suppress(TransportError, TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                await self._presence.announce(self._card("left"))
         await self._checkpoint()
         self._events.write("left", **self._progress())
         await self._trainer.leave()
@@ -388,15 +333,6 @@ class Peer:
             tokens=self.status.tokens,
             software=SOFTWARE,
         )
-
-    def _anchors(self, mixing: Mixing) -> list[Any]:
-        return [outer.anchor for outer in mixing.outer]
-
-    async def _refresh_quietly(self) -> None:
-        try:
-            await self._presence.refresh()
-        except TransportError as error:
-            logger.debug("%s", error)
 
     async def _unless_leaving(self, work: Coroutine[Any, Any, None]) -> bool:
         """Runs `work` until it is done (True) or somebody calls `leave` (False)."""
@@ -425,17 +361,3 @@ def _raise_first(task: "asyncio.Task[None]") -> None:
 async def _cancel(task: "asyncio.Task[Any]") -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-async def _end(process: Any) -> None:
-    """Gives a trainer whose channel is closed a moment to exit by itself."""
-    deadline_s = time.monotonic() + 1.0
-    while process.poll() is None and time.monotonic() < deadline_s:
-        await asyncio.sleep(0.02)
-    if process.poll() is None:
-        process.kill()
-    process.wait()
-
-
-def _places(config: PeerConfig) -> str:
-    return ", ".join(f"{address.host}:{address.port}" for address in config.ticket.addresses)

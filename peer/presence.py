@@ -58,6 +58,13 @@ class Presence:
                 logger.debug("card of %s: %s", record.owner, error)
         self.cards = cards
 
+    async def refresh_quietly(self) -> None:
+        """Reads all cards, if anybody can be asked now."""
+        try:
+            await self.refresh()
+        except TransportError as error:
+            logger.debug("%s", error)
+
     async def announce(self, card: Card) -> None:
         """Publishes our card."""
         lifetime_s = GOODBYE_LIFETIME_S if card.role == "left" else CARD_LIFETIME_S

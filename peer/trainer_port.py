@@ -5,7 +5,10 @@ for the wire process's side.
 """
 
 import asyncio
+import contextlib
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -13,10 +16,15 @@ from torch import Tensor
 from optim.layout import Layout
 from peer.train import lines
 from peer.train.channel import AsyncLineChannel
+from peer.train.config import TrainerConfig
 from peer.train.interchange import Interchange
+from peer.train.launch import launch_trainer
 from protocol.errors import ConfigError, ThinwireError
 
 Answer = TypeVar("Answer")
+
+END_S = 1.0
+"""A trainer whose channel has closed may take so long to exit."""
 
 
 class TrainerGone(ThinwireError):
@@ -24,7 +32,7 @@ class TrainerGone(ThinwireError):
 
 
 class TrainerPort:
-    """Talks to a trainer over its channel.
+    """A trainer process, as the driver sees it. Make it with `launch`.
 
     Args:
         on_news: called with each `Progress`, and each `Departed` that nobody awaits.
@@ -32,12 +40,14 @@ class TrainerPort:
 
     def __init__(
         self,
+        process: "subprocess.Popen[bytes]",
         channel: AsyncLineChannel,
         interchange: Interchange,
         layout: Layout,
         *,
         on_news: Callable[[lines.Progress | lines.Departed], None],
     ) -> None:
+        self._process = process
         self._channel = channel
         self._interchange = interchange
         self._layout = layout
@@ -48,6 +58,27 @@ class TrainerPort:
         """Fragments of which the snapshot in `base` is ours."""
         self.hello: asyncio.Future[lines.Hello] = asyncio.get_running_loop().create_future()
         self._failure: ThinwireError = TrainerGone("the trainer process ended by itself")
+
+    @classmethod
+    async def launch(
+        cls,
+        config: TrainerConfig,
+        folder: Path,
+        layout: Layout,
+        *,
+        on_news: Callable[[lines.Progress | lines.Departed], None],
+    ) -> "TrainerPort":
+        """Starts a trainer process. Call it in the main thread, and `run` next.
+
+        Raises:
+            ConfigError: too little memory.
+        """
+        interchange = Interchange.create(layout.num_elements)
+        path = folder / "trainer.json"
+        config.write(path)
+        launched = launch_trainer(path, interchange)
+        channel = await AsyncLineChannel.open(launched.sock)
+        return cls(launched.process, channel, interchange, layout, on_news=on_news)
 
     async def run(self) -> None:
         """Reads the trainer's lines until it is gone.
@@ -130,8 +161,13 @@ class TrainerPort:
         await self._ask(lines.Leave(), lines.Left)
 
     async def close(self) -> None:
-        """Closes the channel, which ends a trainer that still runs."""
+        """Ends the trainer: by itself when its channel closes, by force if that takes too long."""
         await self._channel.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(self._process.wait, END_S)
+        self._process.kill()
+        await asyncio.to_thread(self._process.wait)
+        self._interchange.close()
 
     def _write_anchors(self, anchors: list[Tensor]) -> None:
         for fragment, anchor in enumerate(anchors):

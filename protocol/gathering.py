@@ -165,7 +165,7 @@ class Gathering:
         return min([*retries, self._deadline_s])
 
     def _ref(self, kind: str, part: int) -> BlobRef:
-        return BlobRef(kind, self._config.fragment, 0, self.exchange_id, part)
+        return BlobRef(kind, self._config.fragment, self.exchange_id, part)
 
     def _ask(self, want: _Want) -> None:
         want.retry_at_s, want.is_flying = None, True

@@ -24,7 +24,6 @@ class BlobRef:
 
     kind: str
     fragment: int = 0
-    round: int = 0
     exchange_id: bytes = b""
     part: int = 0
 

@@ -93,7 +93,7 @@ class PairExchange(Exchange):
         if (src, ref.exchange_id) != (self._pair.partner, self._pair.exchange_id):
             return
         self.phase = Phase.LANDING
-        average = BlobRef("average", self.config.fragment, self.round, ref.exchange_id)
+        average = BlobRef("average", self.config.fragment, ref.exchange_id)
         self._do(Reduce(average, self._pair.own_tokens, is_shared=False))
         self._do(Land(self.config.fragment, self.round, ref.exchange_id, 1))
 
@@ -169,7 +169,8 @@ class PairExchange(Exchange):
 
     def _on_propose(self, src: PeerId, note: Propose, now_s: float) -> None:
         asked = self._asked
-        if self._pair and self._pair.exchange_id == note.exchange_id:
+        pair = self._pair
+        if pair and (pair.partner, pair.exchange_id) == (src, note.exchange_id):
             accepted = True  # our answer was lost or the note came twice
         elif self.phase is not Phase.READY or note.tokens == 0 or note.exchange_id in self._entered:
             accepted = False
@@ -217,7 +218,7 @@ class PairExchange(Exchange):
         self._fetch(pair)
 
     def _fetch(self, pair: _Pair) -> None:
-        ref = BlobRef("part", self.config.fragment, self.round, pair.exchange_id)
+        ref = BlobRef("part", self.config.fragment, pair.exchange_id)
         self._do(Fetch(pair.partner, ref, 1, pair.tokens))
 
     def _give_up(self, reason: str, now_s: float) -> None:

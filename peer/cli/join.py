@@ -149,6 +149,7 @@ def _log_to(console: Console, folder: Path) -> None:
     """Warnings reach the screen; everything goes to peer.log."""
     screen = RichHandler(console=console, show_path=False, show_time=False, markup=False)
     screen.setLevel(logging.WARNING)
+    screen.setFormatter(logging.Formatter("%(message)s"))
     file = logging.FileHandler(folder / "peer.log")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[screen, file], force=True)

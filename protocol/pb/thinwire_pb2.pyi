@@ -115,20 +115,18 @@ class NoteReply(_message.Message):
     def __init__(self, taken: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
-    __slots__ = ("kind", "fragment", "round", "exchange_id", "part", "offset")
+    __slots__ = ("kind", "fragment", "exchange_id", "part", "offset")
     KIND_FIELD_NUMBER: _ClassVar[int]
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
-    ROUND_FIELD_NUMBER: _ClassVar[int]
     EXCHANGE_ID_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     kind: str
     fragment: int
-    round: int
     exchange_id: bytes
     part: int
     offset: int
-    def __init__(self, kind: _Optional[str] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., exchange_id: _Optional[bytes] = ..., part: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
+    def __init__(self, kind: _Optional[str] = ..., fragment: _Optional[int] = ..., exchange_id: _Optional[bytes] = ..., part: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class FetchHeader(_message.Message):
     __slots__ = ("size_bytes", "round", "refusal")

@@ -1,0 +1,97 @@
+"""Entering a swarm with nothing but a ticket: find the run, and take its state from a peer."""
+
+import asyncio
+import logging
+import time
+
+from peer.config import PeerConfig
+from peer.method import check_method
+from peer.mixing import Mixing
+from peer.net.wire import fetch_manifest
+from peer.ports import Wire
+from peer.presence import Presence
+from peer.run_folder import Run
+from protocol.errors import ConfigError, RemoteError, TransportError
+from protocol.identity import Identity, PeerId
+from protocol.machine import BlobRef
+from protocol.manifest import verify_manifest
+
+logger = logging.getLogger(__name__)
+
+ASK_AGAIN_S = 0.3
+
+
+async def find_run(identity: Identity, config: PeerConfig, presence: Presence) -> Run:
+    """Returns the run that the ticket promises, asking whoever is in the directory.
+
+    Raises:
+        ConfigError: nobody could tell us within `config.wait_s`.
+    """
+    ticket, deadline_s = config.ticket, time.monotonic() + config.wait_s
+    problem = "nobody is in the directory"
+    while time.monotonic() < deadline_s:
+        await presence.refresh_quietly()
+        for peer_id, card in presence.cards.items():
+            try:
+                data, signature = await fetch_manifest(
+                    identity,
+                    peer_id,
+                    card.wire_addresses,
+                    run_id=ticket.run_id,
+                    secret=ticket.secret,
+                )
+                manifest = verify_manifest(
+                    data, signature, run_id=ticket.run_id, founder=ticket.founder
+                )
+                return Run(manifest, signature)
+            except (RemoteError, TransportError) as error:
+                problem = f"{peer_id}: {error}"
+        await asyncio.sleep(ASK_AGAIN_S)
+    raise ConfigError(
+        f"nobody at {places(config)} could tell us about the run within {config.wait_s:g} s "
+        f"({problem}); is the bootstrap node or another peer running, and can this machine reach "
+        "it? A newer ticket may help"
+    )
+
+
+def check_run(run: Run, config: PeerConfig) -> None:
+    """Refuses a run that this machine cannot or should not join.
+
+    Raises:
+        ConfigError: says why.
+    """
+    recipe = run.manifest.data.recipe
+    if recipe.startswith("text:") and not config.allow_text_recipe:
+        raise ConfigError(
+            f"this run would train on your files {recipe.removeprefix('text:')!r}, and the model "
+            "that others get may remember them; if you agree, add --allow-text"
+        )
+    check_method(run.manifest)
+
+
+async def fetch_state(mixing: Mixing, wire: Wire, presence: Presence) -> PeerId | None:
+    """Takes anchors, outer state and rounds from the peer that is farthest.
+
+    Returns:
+        The donor, or None when nobody has come farther than the initial anchor, or could give it:
+        then the exchange will tell us that we are behind, and we catch up.
+    """
+    cards = presence.cards
+    donors = [peer for peer in presence.members() if cards[peer].round > 0]
+    for donor in sorted(donors, key=lambda peer: -cards[peer].round):
+        try:
+            for fragment in range(len(mixing.outer)):
+                blob = await wire.fetch(
+                    donor, BlobRef("state", fragment), max_bytes=mixing.state_bytes(fragment)
+                )
+                mixing.load_state_blob(fragment, blob.data, blob.round)
+        except (RemoteError, TransportError) as error:
+            logger.warning("%s could not give us the model: %s", donor, error)
+            continue
+        return donor
+    return None
+
+
+def places(config: PeerConfig) -> str:
+    """Returns where the ticket's peers should be, for people."""
+    return ", ".join(f"{address.host}:{address.port}" for address in config.ticket.addresses)

@@ -1,0 +1,222 @@
+"""The listening side: Hello, Note and Fetch, for peers whose identity is proven."""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from typing import NoReturn, TypeAlias
+
+import grpc
+import grpc.aio
+
+from peer.net import frames, tls, transfer
+from peer.net.admission import (
+    PROOF_KEY,
+    Admitted,
+    Membership,
+    decide_hello,
+    invite_proof,
+    parse_hello,
+)
+from peer.net.config import WireConfig, channel_options
+from peer.net.counters import ByteCounters
+from peer.net.refusals import RefusalLog
+from peer.ports import Inbox
+from protocol.errors import ConfigError, NotAvailable, RemoteError, TransportError
+from protocol.identity import Identity, PeerId
+from protocol.messages import parse_note
+from protocol.pb import thinwire_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+Context: TypeAlias = grpc.aio.ServicerContext
+
+
+class WireServer:
+    """Answers other peers' calls. Made by `GrpcWire`.
+
+    Who cannot finish the TLS handshake never gets here, and gRPC tells nobody in Python about it.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        config: WireConfig,
+        *,
+        membership: Membership,
+        inbox: Inbox,
+        counters: ByteCounters,
+    ) -> None:
+        self._our_id = identity.peer_id
+        self._config = config
+        self._membership = membership
+        self._inbox = inbox
+        self._counters = counters
+        self._admitted = Admitted()
+        self._refusals = RefusalLog(logger)
+        self._num_streams: Counter[PeerId] = Counter()
+        self._server = grpc.aio.server(options=_server_options(config))
+        handlers = {
+            "Hello": grpc.unary_unary_rpc_method_handler(self._on_hello),
+            "Note": grpc.unary_unary_rpc_method_handler(self._on_note),
+            "Fetch": grpc.unary_stream_rpc_method_handler(self._on_fetch),
+        }
+        generic = grpc.method_handlers_generic_handler(frames.SERVICE, handlers)
+        self._server.add_generic_rpc_handlers((generic,))
+        host = f"[{config.listen_host}]" if ":" in config.listen_host else config.listen_host
+        try:
+            self.listen_port: int = self._server.add_secure_port(
+                f"{host}:{config.listen_port}", tls.server_credentials(identity)
+            )
+        except RuntimeError:
+            raise ConfigError(
+                f"cannot listen on {host}:{config.listen_port}: choose another host or port"
+            ) from None
+
+    async def start(self) -> None:
+        """Begins to listen."""
+        await self._server.start()
+
+    async def close(self) -> None:
+        """Stops listening, and breaks all calls off."""
+        await self._server.stop(None)
+
+    def forget(self, peer_id: PeerId) -> None:
+        """Makes a peer say Hello again."""
+        self._admitted.discard(peer_id)
+
+    async def _on_hello(self, request: bytes, context: Context) -> bytes:
+        src = await self._proven(context)
+        self._counters.received["hello"] += len(request)
+        try:
+            message = parse_hello(request)
+        except RemoteError as error:
+            await self._refuse(context, src, error)
+        reply = decide_hello(self._membership, message, our_id=self._our_id, their_id=src)
+        if reply.welcome:
+            self._admitted.add(src)
+            if self._membership.secret is not None:
+                proof = invite_proof(self._membership.secret, self._our_id, src)
+                context.set_trailing_metadata(((PROOF_KEY, proof),))
+        else:
+            self._admitted.discard(src)
+            self._refusals.refuse(src, "hello", reply.reason)
+        data: bytes = reply.SerializeToString()
+        self._counters.sent["hello"] += len(data)
+        return data
+
+    async def _on_note(self, request: bytes, context: Context) -> bytes:
+        src = await self._member(context)
+        self._counters.received["note"] += len(request)
+        config = self._config
+        try:
+            note = parse_note(
+                request,
+                max_bytes=config.max_message_bytes,
+                num_fragments=config.num_fragments,
+                max_peers=config.max_peers,
+            )
+            self._inbox.on_note(src, note)
+        except RemoteError as error:
+            self._refusals.refuse(src, type(error).__name__, str(error))
+            refused: bytes = pb.NoteReply(reason=str(error)).SerializeToString()
+            return refused
+        taken: bytes = pb.NoteReply(taken=True).SerializeToString()
+        return taken
+
+    async def _on_fetch(self, request: bytes, context: Context) -> None:
+        src = await self._member(context)
+        limit = self._config.max_streams_per_peer
+        if self._num_streams[src] >= limit:
+            self._refusals.refuse(src, "streams", f"more than {limit} fetches at once")
+            await transfer.send_refusal(context.write, f"more than {limit} fetches at once")
+            return
+        self._num_streams[src] += 1
+        try:
+            await self._serve(src, request, context)
+        finally:
+            self._num_streams[src] -= 1
+            if not self._num_streams[src]:
+                del self._num_streams[src]
+
+    async def _serve(self, src: PeerId, request: bytes, context: Context) -> None:
+        config = self._config
+        try:
+            ref, offset = frames.parse_request(
+                request, num_fragments=config.num_fragments, max_peers=config.max_peers
+            )
+        except RemoteError as error:
+            await self._refuse(context, src, error)
+
+        async def write(message: bytes) -> None:
+            await context.write(message)
+            if message[0] == frames.CHUNK:
+                self._counters.sent[ref.kind] += len(message) - 1
+
+        try:
+            async with asyncio.timeout(config.progress_s):
+                blob = await self._inbox.blob(src, ref)
+            if offset > blob.data.nbytes:
+                raise NotAvailable(f"it has {blob.data.nbytes} bytes, not {offset}")
+        except NotAvailable as error:
+            await transfer.send_refusal(write, str(error))
+            return
+        except TimeoutError:
+            await transfer.send_refusal(write, "it is not ready yet")
+            return
+        reason = ""
+        try:
+            await transfer.send_blob(
+                write,
+                blob,
+                offset=offset,
+                chunk_bytes=config.chunk_bytes,
+                progress_s=config.progress_s,
+            )
+        except TransportError as error:
+            reason = str(error)
+        except asyncio.InvalidStateError:
+            return  # the receiver hung up between two writes; there is nobody left to tell
+        if reason:
+            logger.info("stopped sending %s to %s: %s", ref.kind, src, reason)
+            # The status waits behind the unread chunk, in the stream's place, so a stalled reader
+            # blocks its own streams only. The blob is free from now on.
+            del blob
+            with contextlib.suppress(grpc.aio.InternalError):
+                await _abort(context, grpc.StatusCode.ABORTED, reason)
+
+    async def _member(self, context: Context) -> PeerId:
+        src = await self._proven(context)
+        if src not in self._admitted:
+            await _abort(context, grpc.StatusCode.UNAUTHENTICATED, "say hello first")
+        return src
+
+    async def _proven(self, context: Context) -> PeerId:
+        """Returns who is calling; calls without a proven identity end here."""
+        try:
+            (leaf_pem,) = context.auth_context().get("x509_pem_cert", ()) or (b"",)
+            return tls.verified_peer_id(leaf_pem)
+        except (RemoteError, ValueError) as error:
+            address = context.peer().rpartition(":")[0]  # without the port, which changes each time
+            self._refusals.refuse(address, "identity", f"its identity is not proven: {error}")
+            code = grpc.StatusCode.UNAUTHENTICATED
+            await _abort(context, code, f"your identity is not proven: {error}")
+
+    async def _refuse(self, context: Context, src: PeerId, error: RemoteError) -> NoReturn:
+        self._refusals.refuse(src, type(error).__name__, str(error))
+        await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
+
+async def _abort(context: Context, code: grpc.StatusCode, details: str) -> NoReturn:
+    await context.abort(code, details)
+    raise AssertionError("abort() does not return")
+
+
+def _server_options(config: WireConfig) -> list[tuple[str, int]]:
+    return [
+        *channel_options(),
+        ("grpc.so_reuseport", 0),  # else two peers could share a port, and half the calls
+        ("grpc.max_concurrent_streams", config.max_streams_per_peer + 16),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
+        ("grpc.http2.max_ping_strikes", 0),
+    ]
