@@ -247,6 +247,7 @@ class Peer:
         status = self.status
         status.step, status.tokens = news.step, news.tokens
         status.tokens_per_s, status.overhead_s = news.tokens_per_s, news.overhead_s
+        status.longest_gap_s = news.longest_gap_s
         status.loss_bits_per_byte, status.is_done = news.loss_bits_per_byte, news.is_done
 
     def _on_landed(self, round: int) -> None:
@@ -287,6 +288,7 @@ class Peer:
             "loss_bits_per_byte": status.loss_bits_per_byte,
             "tokens_per_s": status.tokens_per_s,
             "overhead_s": status.overhead_s,
+            "longest_gap_s": status.longest_gap_s,
             "waited_s": status.waited_s,
             "sent_bytes": status.sent_bytes,
             "received_bytes": status.received_bytes,

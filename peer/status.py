@@ -18,6 +18,8 @@ class PeerStatus:
     validation_bits_per_byte: float = float("nan")
     overhead_s: float = 0.0
     """What the trainer spent on snapshots and landings."""
+    longest_gap_s: float = 0.0
+    """The longest time between the ends of two inner steps."""
     waited_s: float = 0.0
     """What the trainer waited for the network: it never does."""
     is_done: bool = False

@@ -55,6 +55,8 @@ class Progress:
     """One inner step, without work for exchanges and evaluations."""
     overhead_s: float
     """Total time between steps for snapshots, landings and saves."""
+    longest_gap_s: float
+    """The longest time between the ends of two steps so far, evaluations left out."""
     is_done: bool
     """No further step will be made; everything else is still answered."""
 

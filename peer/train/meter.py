@@ -35,6 +35,9 @@ class Meter:
         self, device: torch.device, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.overhead_s = 0.0
+        self.longest_gap_s = 0.0
+        self._step_ended_at_s: float | None = None
+        self._excused_s = 0.0
         self._device = device
         self._clock = clock
         self._since_s = clock()
@@ -53,6 +56,11 @@ class Meter:
         self._nats += nats
         self._num_steps += 1
         self._num_tokens += num_tokens
+        now_s = self._clock()
+        if self._step_ended_at_s is not None:
+            gap_s = now_s - self._step_ended_at_s - self._excused_s
+            self.longest_gap_s = max(self.longest_gap_s, gap_s)
+        self._step_ended_at_s, self._excused_s = now_s, 0.0
 
     @contextlib.contextmanager
     def aside(self, *, is_overhead: bool) -> Iterator[Aside]:
@@ -71,6 +79,8 @@ class Meter:
             self._aside_s += aside.took_s
             if is_overhead:
                 self.overhead_s += aside.took_s
+            else:
+                self._excused_s += aside.took_s
 
     def is_due(self) -> bool:
         """Whether there is something new to report, and not too soon."""
@@ -99,6 +109,7 @@ class Meter:
             tokens_per_s=self._num_tokens / elapsed_s,
             step_s=max(elapsed_s - self._aside_s, 0.0) / self._num_steps,
             overhead_s=self.overhead_s,
+            longest_gap_s=self.longest_gap_s,
             is_done=is_done,
         )
         self._num_steps = self._num_tokens = 0
@@ -115,6 +126,7 @@ class Meter:
             tokens_per_s=0.0,
             step_s=last.step_s if last else 0.0,
             overhead_s=self.overhead_s,
+            longest_gap_s=self.longest_gap_s,
             is_done=is_done,
         )
 

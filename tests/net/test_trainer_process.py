@@ -121,7 +121,7 @@ def test_a_trainers_life(launch: Callable[[Interchange], Wire], buffers: Interch
     assert wire.wait_for(Progress).overhead_s > 0
     wire.channel.send(Leave())
     wire.wait_for(Left)
-    assert wire.process.wait(timeout=10) == 0
+    assert wire.process.wait(timeout=60) == 0
 
 
 def test_it_exits_when_our_socket_closes(
@@ -131,7 +131,7 @@ def test_it_exits_when_our_socket_closes(
     wire.channel.send(Start(step=0, tokens=0))
     wire.wait_for(Progress)
     wire.channel.close()
-    assert wire.process.wait(timeout=2) == 0
+    assert wire.process.wait(timeout=60) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it needs a step's end to notice")
