@@ -11,6 +11,7 @@ A task reports to its machine how it ended, and that is the machine's next event
 """
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 
 from peer.exchanges import new_exchange
 from peer.mixing import Mixing, OuterState
+from peer.net.refusals import RefusalLog
 from peer.ports import Blob, Wire
 from peer.status import PeerStatus
 from peer.telemetry import Events
@@ -41,6 +43,8 @@ from protocol.machine import (
 )
 from protocol.manifest import Manifest
 from protocol.messages import Note
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -81,6 +85,7 @@ class Driver:
         self._offers: OrderedDict[bytes, frozenset[PeerId]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="mixing")
+        self._refusals = RefusalLog(logger)
         self._made = asyncio.Event()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._trainer: TrainerPort | None = None
@@ -241,9 +246,11 @@ class Driver:
             await self._job(lambda: self.mixing.collect(effect, blob.data))
         except (TransportError, RemoteError) as error:
             is_alive = isinstance(error, NotAvailable)
-            if not is_alive:
-                kind = "transfer_refused" if isinstance(error, RemoteError) else "transfer_failed"
-                self._events.write(kind, src=src, blob=ref.kind, reason=str(error))
+            if isinstance(error, RemoteError):
+                self._refusals.refuse(src, type(error).__name__, str(error))
+                self._events.write("transfer_refused", src=src, blob=ref.kind, reason=str(error))
+            elif not is_alive:
+                self._events.write("transfer_failed", src=src, blob=ref.kind, reason=str(error))
             self._feed(
                 ref.fragment,
                 lambda machine, now_s: machine.on_fetch_failed(

@@ -11,7 +11,7 @@ from protocol.manifest import RunId
 
 logger = logging.getLogger("thinwire")
 
-_LOUD = {"exchange_failed", "anchor_differs", "transfer_refused"}
+_LOUD = {"exchange_failed", "anchor_differs"}
 
 
 class Events:
