@@ -1,0 +1,279 @@
+"""Plays the timeline: starts the actors, watches them, and does to the swarm what the cues say."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peer.demo import script
+from peer.demo.cast import ActorDied, Cast
+from peer.demo.screen import Row, Screen, View
+from peer.demo.script import Cue
+from peer.demo.watch import LoneView, PeerView
+from protocol.errors import ThinwireError
+
+
+class TooSlow(ThinwireError):
+    """Something took longer than the demo waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """When a cue was played."""
+
+    cue: str
+    step: int
+    t_unix_s: float
+    elapsed_s: float
+
+
+@dataclass(slots=True)
+class Play:
+    """What happened, for the report."""
+
+    steps: int
+    peers: dict[str, PeerView] = field(default_factory=dict)
+    lone: LoneView | None = None
+    played: list[Played] = field(default_factory=list)
+    training_s: float = 0.0
+    """From the first peer's start to the curtain."""
+    curtain_unix_s: float = float("inf")
+    """When the actors were told to leave; what fails from here on is no failure."""
+    exit_codes: dict[str, int | None] = field(default_factory=dict)
+    """Of those who were told to leave; None for one that had to be killed."""
+    is_complete: bool = False
+    """Every survivor reached the last step in time."""
+
+
+class Stage:
+    """See the module docstring.
+
+    Args:
+        cast: Where actors come from.
+        screen: Where to show what happens.
+        directory: run.toml is there; everything else goes there.
+        steps: Inner steps that a peer makes.
+        thinwire, lone: How the two programs are started.
+    """
+
+    def __init__(
+        self,
+        cast: Cast,
+        screen: Screen,
+        directory: Path,
+        *,
+        steps: int,
+        thinwire: tuple[str, ...] = (sys.executable, "-m", "thinwire"),
+        lone: tuple[str, ...] = (sys.executable, "-m", "peer.train.worker"),
+    ) -> None:
+        self.play_so_far = Play(steps)
+        self._cast = cast
+        self._screen = screen
+        self._directory = directory
+        self._thinwire = thinwire
+        self._lone = lone
+        self._begin_s = time.monotonic()
+        self._ticket = ""
+        self._now = ""
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since the demo began."""
+        return time.monotonic() - self._begin_s
+
+    def found(self) -> Path:
+        """Founds the run; returns the folder with its manifest.
+
+        Raises:
+            ActorDied: the settings were refused.
+            TooSlow: it took too long.
+        """
+        folder = self._directory / "run"
+        self._now = "founding the run: the manifest is written and signed"
+        command = [*self._thinwire, "new", str(self._directory / "run.toml"), "--dir", str(folder)]
+        founder = self._cast.start("founder", command)
+        founder.fate = "founded the run"
+        self._wait(lambda: not founder.is_alive, within_s=script.FOUND_S, what="founding the run")
+        if founder.exit_code != 0:
+            raise ActorDied(founder)
+        return folder
+
+    def open(self, run_folder: Path) -> None:
+        """Starts the bootstrap node and waits for its ticket.
+
+        Raises:
+            ActorDied, TooSlow: there is none.
+        """
+        self._now = "the bootstrap node starts"
+        self._cast.start(
+            script.BOOTSTRAP, [*self._thinwire, "bootstrap", str(run_folder), "--plain"]
+        )
+        path = run_folder / "ticket.txt"
+        self._wait(path.exists, within_s=script.BOOTSTRAP_S, what="the bootstrap node")
+        self._wait(lambda: bool(path.read_text().strip()), within_s=5.0, what="the ticket")
+        self._ticket = path.read_text().strip()
+
+    def train(self, lone_config: Path) -> None:
+        """Trains until the survivors are at the last step, and plays the cues on the way.
+
+        Raises:
+            ActorDied: somebody died whom nobody had killed.
+        """
+        begin_s = time.monotonic()
+        self._now = "peers start, and join with the ticket"
+        for name in script.FOUNDERS:
+            self._start_peer(name)
+        self._start_lone(lone_config)
+        cues, play = list(script.CUES), self.play_so_far
+        while self.elapsed_s < script.DEADLINE_S and not self._are_all_done():
+            self._look(cues)
+            if self._step and self._now.startswith("peers start"):
+                self._now = "the swarm trains; the lone replica trains beside it"
+            if cues and self._is_due(cues[0]):
+                self._play(cues.pop(0))
+            time.sleep(script.LOOK_S)
+        play.is_complete = self._are_all_done()
+        if play.is_complete:
+            self._last_round()
+        play.training_s = time.monotonic() - begin_s
+
+    def close(self) -> None:
+        """Asks all who are left to leave, as Ctrl+C does."""
+        self._now = "the end: everyone leaves with a last checkpoint"
+        self._look([])
+        play = self.play_so_far
+        play.curtain_unix_s = time.time()
+        names = [name for name, actor in self._cast.actors.items() if actor.is_alive]
+        play.exit_codes = self._cast.dismiss(names, within_s=script.LEAVE_S)
+        for view in play.peers.values():
+            view.look()
+
+    def say(self, sentence: str) -> None:
+        """Says something that stays on the screen."""
+        self._screen.say(sentence, elapsed_s=self.elapsed_s)
+
+    # ---- actors
+
+    def _start_peer(self, name: str) -> None:
+        folder = self._directory / name
+        options = ["--device", "cpu", "--threads", "1", "--plain"]
+        options += ["--max-steps", str(self.play_so_far.steps)]
+        options += ["--evaluate-every", str(script.EVALUATE_EVERY_ROUNDS)]
+        options += ["--evaluation-bytes", str(script.EVALUATION_BYTES)]
+        self._cast.start(
+            name, [*self._thinwire, "join", self._ticket, "--dir", str(folder), *options]
+        )
+        self.play_so_far.peers[name] = PeerView(name, folder / "events.jsonl")
+
+    def _start_lone(self, config: Path) -> None:
+        steps = self.play_so_far.steps
+        every = script.EVALUATE_EVERY_ROUNDS * script.whole_rounds(steps)
+        command = [*self._lone, "--config", str(config), "--alone", str(steps)]
+        command += ["--evaluate-every", str(every)]
+        command += ["--out", str(self._directory / "alone.safetensors")]
+        actor = self._cast.start(script.LONE, command)
+        self.play_so_far.lone = LoneView(actor.output_path)
+
+    # ---- cues
+
+    def _is_due(self, cue: Cue) -> bool:
+        if self._step < cue.at_frac * self.play_so_far.steps:
+            return False
+        newcomer = self.play_so_far.peers.get(script.NEWCOMER)
+        if cue is script.KILL_BOOTSTRAP:  # after that nobody could tell who brought it in
+            return newcomer is not None and newcomer.has_contributed
+        return True
+
+    def _play(self, cue: Cue) -> None:
+        step = self._step
+        if cue is script.NEW_PEER:
+            self._start_peer(script.NEWCOMER)
+        else:
+            name = script.VICTIM if cue is script.KILL_PEER else script.BOOTSTRAP
+            actor = self._cast.actors[name]
+            actor.fate = "killed"
+            actor.kill()
+            step = self.play_so_far.peers[name].step if name == script.VICTIM else step
+        self.play_so_far.played.append(Played(cue.name, step, time.time(), self.elapsed_s))
+        self._now = f"{cue.done}; the swarm goes on"
+        self._screen.say(f"{cue.done}, at step {step}", elapsed_s=self.elapsed_s, style="bold")
+
+    # ---- watching
+
+    @property
+    def _step(self) -> int:
+        """The step of the peer that is farthest, of those that should live."""
+        views = self.play_so_far.peers.values()
+        return max((view.step for view in views), default=0)
+
+    def _are_all_done(self) -> bool:
+        play = self.play_so_far
+        survivors = [name for name in play.peers if not self._cast.actors[name].fate]
+        is_lone_done = play.lone is not None and self._cast.actors[script.LONE].exit_code == 0
+        return is_lone_done and all(play.peers[name].is_done for name in survivors)
+
+    def _last_round(self) -> None:
+        """Waits until nothing lands any more: the last steps of all are in the anchor then."""
+        self._now = "the last round"
+        begin_s = quiet_since_s = time.monotonic()
+        while time.monotonic() - begin_s < script.CURTAIN_S:
+            if self._look([]):
+                quiet_since_s = time.monotonic()
+            if time.monotonic() - quiet_since_s > script.QUIET_S:
+                return
+            time.sleep(script.LOOK_S)
+
+    def _wait(self, is_over: Callable[[], bool], *, within_s: float, what: str) -> None:
+        give_up_at_s = time.monotonic() + within_s
+        while not is_over():
+            if time.monotonic() > give_up_at_s:
+                raise TooSlow(f"{what} took more than {within_s:g} s on this machine")
+            self._look(list(script.CUES))
+            time.sleep(0.1)
+
+    def _look(self, cues: list[Cue]) -> bool:
+        """Takes in and shows what is new; returns whether a round moved.
+
+        Raises:
+            ActorDied: somebody died whom nobody had killed.
+        """
+        lone = self.play_so_far.lone
+        if lone is not None:
+            lone.look()
+            actor = self._cast.actors[script.LONE]
+            if actor.exit_code == 0:
+                actor.fate = "done"
+        is_moving = [view.look() for view in self.play_so_far.peers.values()]
+        self._cast.check()
+        self._screen.show(self._view(cues))
+        return any(is_moving)
+
+    def _view(self, cues: list[Cue]) -> View:
+        steps = self.play_so_far.steps
+        coming = "the survivors reach the last step, and everyone leaves"
+        if cues:
+            coming = f"{cues[0].coming}, at step {round(cues[0].at_frac * steps)}"
+        rows = [self._row(name) for name in self._cast.actors if name != "founder"]
+        return View(self.elapsed_s, self._now, coming, self._step, steps, tuple(rows))
+
+    def _row(self, name: str) -> Row:
+        actor, play = self._cast.actors[name], self.play_so_far
+        is_dead = actor.fate == "killed"
+        newest: dict[str, Any] = {}
+        phase = "serves the ticket"
+        if name == script.LONE and play.lone:
+            newest = play.lone.newest
+            phase = "done" if play.lone.is_done else "trains alone" if newest else "starting"
+        elif name in play.peers:
+            newest, phase = play.peers[name].newest, play.peers[name].phase
+        return Row(
+            name,
+            "killed" if is_dead else phase,
+            newest.get("step"),
+            newest.get("loss_bits_per_byte", float("nan")),
+            newest.get("round"),
+            newest.get("sent_bytes", float("nan")),
+            is_dead,
+        )
