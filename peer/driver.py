@@ -84,6 +84,7 @@ class Driver:
         self._departed_tokens: dict[int, int] = {}
         self._offers: OrderedDict[bytes, frozenset[PeerId]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._fetches: dict[bytes, set[asyncio.Task[None]]] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="mixing")
         self._refusals = RefusalLog(logger)
         self._made = asyncio.Event()
@@ -149,7 +150,8 @@ class Driver:
         if not self._machines:
             return
         if src not in self._status.members:
-            self.on_stranger(src)
+            self.on_stranger(src)  # whom we could not reach yet; it will say it again
+            return
         self._feed(note.fragment, lambda machine, now_s: machine.on_note(src, note, now_s=now_s))
 
     async def blob(self, src: PeerId, ref: BlobRef) -> Blob:
@@ -217,10 +219,16 @@ class Driver:
             case Reduce():
                 self._spawn(self._make(lambda: self.mixing.reduce(effect)))
             case Discard():
+                for task in self._fetches.pop(effect.exchange_id, ()):
+                    task.cancel()
                 self._spawn(self._make(lambda: self.mixing.discard(effect.exchange_id)))
             case Fetch():
-                self._spawn(self._fetch(effect))
+                task = self._spawn(self._fetch(effect))
+                tasks = self._fetches.setdefault(effect.ref.exchange_id, set())
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
             case Land():
+                self._fetches.pop(effect.exchange_id, None)
                 self._spawn(self._land(effect))
             case CatchUp():
                 self._spawn(self._catch_up(effect))
@@ -338,10 +346,11 @@ class Driver:
     def _job(self, function: Callable[[], Result]) -> "asyncio.Future[Result]":
         return asyncio.get_running_loop().run_in_executor(self._worker, function)
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
+        return task
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

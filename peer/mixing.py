@@ -15,9 +15,11 @@ from optim.codec.codec import Codec, CodecError
 from optim.layout import Layout
 from optim.merge import WeightedMean
 from optim.outer.rule import OuterRule, State
-from protocol.errors import LocalProtocolError, MalformedMessage
+from protocol.errors import LocalProtocolError, MalformedMessage, ThinwireError
 from protocol.machine import BlobRef, Fetch, Land, Offer, Reduce
 
+LARGEST_VALUE = 1e30
+"""Sums of larger ones could overflow fp32, and what we send must be finite."""
 KEPT_EXCHANGES = 3
 """Of each fragment: a partner may still be fetching, a late peer may want to replay."""
 
@@ -88,6 +90,9 @@ class Mixing:
         Args:
             effect: What to offer.
             theta: `[m]`, the fragment of the live parameters as the trainer left them.
+
+        Raises:
+            ThinwireError: the parameters are not finite any more.
         """
         bench = self._bench(effect.fragment, effect.exchange_id)
         outgoing = self._rule.outgoing(self.outer[effect.fragment].anchor, theta).reshape(-1)
@@ -95,7 +100,10 @@ class Mixing:
             self.part_elements(effect.fragment, part, effect.num_parts)
             for part in range(effect.num_parts)
         ]
-        bench.parts = [self._codec.encode(part) for part in torch.split(outgoing, sizes)]
+        try:
+            bench.parts = [self._codec.encode(part) for part in torch.split(outgoing, sizes)]
+        except ValueError as error:
+            raise ThinwireError(f"training has diverged: {error}") from None
 
     def collect(self, effect: Fetch, frame: memoryview) -> None:
         """Takes in what was fetched.
@@ -110,6 +118,8 @@ class Mixing:
             values = self._codec.decode(frame, size)
         except CodecError as error:
             raise MalformedMessage(f"a {ref.kind} that cannot be decoded: {error}") from None
+        if len(values) and values.abs().max() > LARGEST_VALUE:
+            raise MalformedMessage(f"a {ref.kind} with values beyond {LARGEST_VALUE:g}")
         if ref.kind == "part":
             if bench.collected is None:
                 bench.collected = WeightedMean(len(values))

@@ -48,6 +48,7 @@ class TrainerPort:
         on_news: Callable[[lines.Progress | lines.Departed], None],
     ) -> None:
         self._process = process
+        self._has_left = False
         self._channel = channel
         self._interchange = interchange
         self._layout = layout
@@ -87,16 +88,15 @@ class TrainerPort:
             TrainerGone: it ended without saying goodbye.
             ConfigError: it cannot run on this machine; says why.
         """
-        has_left = False
         async for message in self._channel:
-            has_left = has_left or isinstance(message, lines.Left)
+            self._has_left = self._has_left or isinstance(message, lines.Left)
             self._on_message(message)
         open_answers: list[asyncio.Future[Any]] = [*self._answers.values(), self.hello]
         for answer in open_answers:
             if not answer.done():
                 answer.set_exception(self._failure)
                 answer.exception()  # whoever still awaits it gets it; nobody must
-        if not has_left:
+        if not self._has_left:
             raise self._failure
 
     def snapshot(self, fragment: int) -> Tensor:
@@ -161,10 +161,11 @@ class TrainerPort:
         await self._ask(lines.Leave(), lines.Left)
 
     async def close(self) -> None:
-        """Ends the trainer: by itself when its channel closes, by force if that takes too long."""
+        """Ends the trainer. Once it has left there is nothing that it could still do."""
         await self._channel.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            await asyncio.to_thread(self._process.wait, END_S)
+        if not self._has_left:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(self._process.wait, END_S)
         self._process.kill()
         await asyncio.to_thread(self._process.wait)
         self._interchange.close()

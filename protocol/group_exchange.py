@@ -60,6 +60,7 @@ class GroupExchange(Exchange):
         self._roster: Roster | None = None
         self._gathering: Gathering | None = None
         self._replayed: Committed | None = None
+        self._catching_up_from: PeerId | None = None
         self._journal = b"", 0
         """The exchange that made our anchor, and its number of parts."""
 
@@ -121,8 +122,11 @@ class GroupExchange(Exchange):
 
     def on_caught_up(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
         """We have somebody else's anchor; our delta of before is on top of it."""
-        if round > self.round:
+        if (round, anchor_digest) != (self.round, self.anchor_digest):
             self._journal = b"", 0
+        elif self._catching_up_from:
+            # It came to nothing. Unless that peer says again that it is ahead, others are asked.
+            self._ready.pop(self._catching_up_from, None)
         self._enter_round(round, anchor_digest, now_s)
 
     def on_timer(self, *, now_s: float) -> None:
@@ -191,6 +195,7 @@ class GroupExchange(Exchange):
             peer
             for peer in self._others
             if (ready := self._ready.get(peer))
+            and ready.tokens > 0
             and (ready.round, ready.anchor_digest) == (self.round, self.anchor_digest)
         ]
 
@@ -291,8 +296,7 @@ class GroupExchange(Exchange):
         self._given_up.add(gathering.exchange_id)
         self._gathering = self._roster = self._replayed = None
         if not gathering.is_member:  # the averages are gone: fetch the state instead
-            self.phase = Phase.CATCHING_UP
-            self._do(CatchUp(gathering.partners[0], self.config.fragment))
+            self._catch_up(gathering.partners[0])
             return
         for peer in gathering.unresponsive:
             self._ready.pop(peer, None)
@@ -301,10 +305,11 @@ class GroupExchange(Exchange):
         self._announce(now_s)
 
     def _enter_round(self, round: int, anchor_digest: bytes, now_s: float) -> None:
+        if round != self.round:
+            self._given_up.clear()
         self.round, self.anchor_digest = round, anchor_digest
         self.phase = Phase.IDLE
         self._roster = self._gathering = self._replayed = None
-        self._given_up.clear()
         self._quorum_since_s = self._complete_since_s = self._resend_at_s = None
         self._ready = {peer: note for peer, note in self._ready.items() if note.round >= round}
         ahead = [peer for peer, note in self._ready.items() if note.round > round]
@@ -331,6 +336,7 @@ class GroupExchange(Exchange):
     def _replay(self, src: PeerId, note: Committed, now_s: float) -> None:
         if self._gathering:  # our own attempt of this round came to nothing
             self._do(Discard(self.config.fragment, self._gathering.exchange_id))
+            self._given_up.add(self._gathering.exchange_id)
         self.phase, self._roster, self._replayed = Phase.EXCHANGING, None, note
         self._tell("replay_begins", partners=[src], exchange_id=note.exchange_id.hex())
         self._gathering = Gathering.of_listener(
@@ -342,7 +348,10 @@ class GroupExchange(Exchange):
         if self.is_using_snapshot:
             return  # we hear of it again when this has ended
         self._tell("catching_up", partners=[src])
-        self.phase = Phase.CATCHING_UP
+        self._catch_up(src)
+
+    def _catch_up(self, src: PeerId) -> None:
+        self.phase, self._catching_up_from = Phase.CATCHING_UP, src
         self._do(CatchUp(src, self.config.fragment))
 
     def _on_other_anchor(self, src: PeerId, note: Ready, now_s: float) -> None:

@@ -74,6 +74,8 @@ def public_bytes_of(peer_id: str) -> bytes:
         raise MalformedMessage(f"not a peer id: {peer_id!r}") from None
     if len(raw) != 38 or not raw.startswith(_MULTIHASH_PREFIX + _PUBLIC_PREFIX):
         raise MalformedMessage(f"not the id of an Ed25519 key: {peer_id!r}")
+    if peer_id_of(raw[6:]) != peer_id:  # base58 ignores trailing blanks: one key, one id
+        raise MalformedMessage(f"not how a peer id is written: {peer_id!r}")
     return raw[6:]
 
 

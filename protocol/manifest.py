@@ -183,7 +183,7 @@ def parse_manifest(data: bytes) -> Manifest:
     """Returns the manifest with these canonical bytes.
 
     Raises:
-        LimitExceeded, MalformedMessage: not the canonical bytes of a manifest we understand.
+        MalformedMessage: not the canonical bytes of a manifest we understand.
     """
     if len(data) > MAX_MANIFEST_BYTES:
         raise MalformedMessage(f"a manifest has at most {MAX_MANIFEST_BYTES} bytes")
@@ -244,6 +244,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _one_line(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "manifest"
+    where = where[:80] if where.isprintable() else ascii(where)[:80]  # a stranger's keys
     if first["type"] == "extra_forbidden":
         return f"{where}: there is no such setting"
     return f"{where}: {first['msg']}, got {first.get('input')!r:.80}"

@@ -145,17 +145,7 @@ def parse_note(data: bytes, *, max_bytes: int, num_fragments: int, max_peers: in
         case "roster":
             return _parse_roster(raw, max_peers)
         case "committed":
-            return Committed(
-                raw.fragment,
-                _below(raw.committed.round, MAX_ROUND, "round"),
-                _sized(raw.committed.anchor_digest, DIGEST_BYTES, "anchor digest"),
-                _sized(
-                    raw.committed.exchange_id,
-                    EXCHANGE_ID_BYTES if raw.committed.exchange_id else 0,
-                    "exchange id",
-                ),
-                _below(raw.committed.num_parts, max_peers + 1, "number of parts"),
-            )
+            return _parse_committed(raw, max_peers)
         case "propose":
             return Propose(
                 raw.fragment,
@@ -174,6 +164,19 @@ def parse_note(data: bytes, *, max_bytes: int, num_fragments: int, max_peers: in
             raise MalformedMessage("an empty note")
 
 
+def _parse_committed(raw: pb.Note, max_peers: int) -> Committed:
+    exchange_id = raw.committed.exchange_id
+    if bool(exchange_id) != bool(raw.committed.num_parts):
+        raise MalformedMessage("an exchange has parts, and parts have an exchange")
+    return Committed(
+        raw.fragment,
+        _below(raw.committed.round, MAX_ROUND, "round"),
+        _sized(raw.committed.anchor_digest, DIGEST_BYTES, "anchor digest"),
+        _sized(exchange_id, EXCHANGE_ID_BYTES if exchange_id else 0, "exchange id"),
+        _below(raw.committed.num_parts, max_peers + 1, "number of parts"),
+    )
+
+
 def _parse_roster(raw: pb.Note, max_peers: int) -> Roster:
     if not 1 <= len(raw.roster.members) <= max_peers:
         raise LimitExceeded(f"a roster of {len(raw.roster.members)} peers")
@@ -183,6 +186,8 @@ def _parse_roster(raw: pb.Note, max_peers: int) -> Roster:
     )
     if len({member.peer_id for member in members}) != len(members):
         raise MalformedMessage("a roster names a peer twice")
+    if not all(member.tokens for member in members):
+        raise MalformedMessage("a roster names a peer that brings nothing")
     return Roster(
         raw.fragment,
         _below(raw.roster.round, MAX_ROUND, "round"),

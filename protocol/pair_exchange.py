@@ -11,7 +11,8 @@ first that asks it. The two fetch each other's contribution, and each takes its 
                        ^---- the partner died, froze or left ----|
 
 Timers: `resend_s` bounds the wait for an answer, and is the pause before the list is gone through
-again; `exchange_s` bounds an exchange. A crash at any point costs the other side this partner, not
+again; `exchange_s` bounds an exchange. Who asks is busy for others, but only for half a `resend_s`:
+the dead must not keep the living apart. A crash at any point costs the other side this partner, not
 its contribution: it is READY again and asks the next. A departure while READY refreshes the
 snapshot.
 
@@ -180,7 +181,8 @@ class PairExchange(Exchange):
             if not accepted:
                 return
         else:
-            accepted = asked is None
+            # Whoever has not answered for so long is probably dead, and one who is here is better.
+            accepted = asked is None or now_s >= asked.deadline_s - self.config.resend_s / 2
         self._do(Send(src, Answer(self.config.fragment, note.exchange_id, accepted, self._tokens)))
         if accepted and self.phase is Phase.READY:
             self._begin(_Pair(src, note.exchange_id, self._tokens, note.tokens, 0.0), now_s)

@@ -20,6 +20,8 @@ from protocol.manifest import RunId
 PREFIX = "tw1"
 MAX_ADDRESSES = 16
 SECRET_BYTES = 16
+MAX_CHARS = 8192
+"""More than `MAX_ADDRESSES` addresses with the longest hosts."""
 _VERSION = 1
 _HAS_SECRET = 1
 
@@ -75,7 +77,7 @@ def parse_ticket(text: str) -> Ticket:
     text = "".join(text.split())  # mail programs break long lines
     if not text.startswith(PREFIX):
         raise ConfigError(f"this is no thinwire ticket: it should begin with {PREFIX!r}")
-    if len(text) > 4096:
+    if len(text) > MAX_CHARS:
         raise ConfigError("this is no thinwire ticket: it is far too long")
     try:
         raw = base58.b58decode(text[len(PREFIX) :])

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from peer.demo import script
+from peer.demo.play import Play
 from peer.demo.report import Report
-from peer.demo.stage import Play
 from peer.demo.watch import Event
 
 Series = tuple[list[float], list[float]]

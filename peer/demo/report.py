@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from peer.demo import script
-from peer.demo.stage import Play, Played
+from peer.demo.play import Play, Played
 from peer.demo.watch import PeerView
 
 _PACKAGES = ("torch", "hivemind", "grpcio", "numpy")
@@ -113,10 +113,10 @@ def report_of(play: Play, scores: Scores, *, method: str, seed: int, took_s: flo
     ring_bytes = data_parallel_bytes(len(script.FOUNDERS), scores.parameters, play.steps)
     return Report(
         method=method,
-        codec=script.METHODS.get(method, "?"),
+        codec=script.METHODS[method].codec,
         seed=seed,
         steps=play.steps,
-        interval_steps=script.whole_rounds(play.steps),
+        interval_steps=play.interval_steps,
         parameters=scores.parameters,
         start_bits_per_byte=scores.start,
         middle_bits_per_byte=middle[1] if middle else None,
@@ -197,7 +197,7 @@ def middle_of(play: Play) -> tuple[int, float] | None:
     if not nearest:
         return None
     best = min(abs(e["step"] - play.steps / 2) for e in nearest)
-    margin = best + script.whole_rounds(play.steps) / 2
+    margin = best + play.interval_steps / 2
     close = [e for e in nearest if abs(e["step"] - play.steps / 2) <= margin]
     return round(fmean(e["step"] for e in close)), fmean(e["bits_per_byte"] for e in close)
 

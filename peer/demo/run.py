@@ -11,9 +11,10 @@ from rich.console import Console
 
 from peer.demo import script
 from peer.demo.cast import ActorDied, Cast
+from peer.demo.play import Play
 from peer.demo.report import Report, Scores, report_of
 from peer.demo.screen import Screen
-from peer.demo.stage import Play, Stage, TooSlow
+from peer.demo.stage import Stage, TooSlow
 from peer.demo.table import show
 from peer.demo.verdict import problems_of
 from peer.train.config import TrainerConfig
@@ -38,7 +39,7 @@ def run_demo(method: str, *, seed: int, steps: int, directory: Path, console: Co
         operator has to change something, 130 after Ctrl+C.
     """
     try:
-        with _sigterm_is_ctrl_c(), Cast(directory) as cast:
+        with _signals_are_ctrl_c(), Cast(directory) as cast:
             settings = script.run_toml(method, seed=seed, steps=steps)
             _prepare(directory, settings)
             return _show(cast, console, directory, method=method, seed=seed, steps=steps)
@@ -63,7 +64,9 @@ def _show(
 ) -> int:
     begin_s = time.monotonic()
     with Screen(console) as screen:
-        stage = Stage(cast, screen, directory, steps=steps)
+        stage = Stage(
+            cast, screen, directory, steps=steps, interval_steps=script.interval_of(method, steps)
+        )
         folder = stage.found()
         manifest = _manifest_in(folder)
         stage.open(folder)
@@ -100,12 +103,15 @@ def _draw(play: Play, report: Report, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _sigterm_is_ctrl_c() -> Iterator[None]:
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _signals_are_ctrl_c() -> Iterator[None]:
+    """Ends in order also when it is terminated, or its terminal is closed."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _prepare(directory: Path, settings: str) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -33,25 +34,28 @@ def score(
         evaluation_bytes: Validation text to read.
     """
     corpus = load_text(manifest.data.recipe, manifest.data.validation_frac)
-    known: dict[bytes, float] = {}
-
-    def bits(flat: Tensor | None) -> float:
-        if flat is None:
-            return math.nan
-        digest = digest_of(flat)
-        if digest not in known:
-            known[digest] = evaluate_flat(
-                flat, manifest, corpus.validation, max_bytes=evaluation_bytes
-            )
-        return known[digest]
-
     start = initial_anchor(manifest)
     anchors = {name: _anchor(folder) for name, folder in folders.items()}
+    lone = read_tensors(alone)["theta"] if alone.exists() else None
+    models = {
+        digest_of(flat): flat for flat in (start, lone, *anchors.values()) if flat is not None
+    }
+
+    def evaluate(flat: Tensor) -> float:
+        return evaluate_flat(flat, manifest, corpus.validation, max_bytes=evaluation_bytes)
+
+    # Two models at a time, a thread each, suffer less from a busy machine than one with two.
+    with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        losses = dict(zip(models, pool.map(evaluate, models.values()), strict=True))
+
+    def bits(flat: Tensor | None) -> float:
+        return math.nan if flat is None else losses[digest_of(flat)]
+
     return Scores(
         parameters=start.numel(),
         evaluation_bytes=evaluation_bytes,
         start=bits(start),
-        alone=bits(read_tensors(alone)["theta"] if alone.exists() else None),
+        alone=bits(lone),
         peers={name: bits(anchor) for name, anchor in anchors.items()},
         anchors=len({digest_of(anchor) for anchor in anchors.values() if anchor is not None}),
     )

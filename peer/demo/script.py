@@ -14,15 +14,26 @@ SURVIVORS = ("peer-1", "peer-3", NEWCOMER)
 WHOLE_TIME = ("peer-1", "peer-3")
 """Peers that are there from the first step to the last: their bytes are the demo's bytes."""
 
-METHODS = {"diloco": "int8", "noloco": "bf16"}
-"""Methods that the demo can play, and the codec of each."""
 
-OUTER = {"diloco": "[method.outer]\nlr = 1.0\nmomentum = 0.0\n", "noloco": ""}
-"""DiLoCo's momentum of 0.9 pays off after hundreds of rounds; the demo has thirty."""
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How the demo plays a preset."""
+
+    codec: str
+    interval_steps: int
+    """Pairs mix more slowly than groups, so they meet more often."""
+    outer: str
+    """TOML. The presets' momentum pays off after hundreds of rounds; the demo has a few dozen."""
+
+
+METHODS = {
+    "diloco": Method("int8", 30, "lr = 1.0\nmomentum = 0.0"),
+    "noloco": Method("bf16", 20, "lr = 1.0\nmomentum = 0.0\ngamma = 1.0"),
+}
+"""What the demo can play."""
 
 DEFAULT_STEPS = 900
 FEWEST_STEPS = 12
-INTERVAL_STEPS = 30
 BATCH_SEQUENCES = 8
 LR = 3e-3
 WARMUP_STEPS = 50
@@ -92,9 +103,9 @@ KILL_BOOTSTRAP = Cue(
 CUES = (KILL_PEER, NEW_PEER, KILL_BOOTSTRAP)
 
 
-def whole_rounds(steps: int) -> int:
-    """Returns how many steps there are between two departures when a peer makes so many steps."""
-    return min(INTERVAL_STEPS, max(1, steps // 6))
+def interval_of(method: str, steps: int) -> int:
+    """Returns the steps between two departures; a short demo has at least six, too."""
+    return min(METHODS[method].interval_steps, max(1, steps // 6))
 
 
 def run_toml(method: str, *, seed: int, steps: int) -> str:
@@ -137,12 +148,14 @@ batch_sequences = {BATCH_SEQUENCES}
 preset = "{method}"
 
 [method.schedule]
-interval_steps = {whole_rounds(steps)}
+interval_steps = {interval_of(method, steps)}
 
 [method.codec]
-name = "{METHODS[method]}"
+name = "{METHODS[method].codec}"
 
-{OUTER[method]}
+[method.outer]
+{METHODS[method].outer}
+
 [round]
 grace_s = 2.0
 exchange_s = 20.0

@@ -3,48 +3,22 @@
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from peer.demo import script
 from peer.demo.cast import ActorDied, Cast
-from peer.demo.screen import Row, Screen, View
+from peer.demo.play import Play, Played
+from peer.demo.rows import row_of
+from peer.demo.screen import Screen, View
 from peer.demo.script import Cue
 from peer.demo.watch import LoneView, PeerView
 from protocol.errors import ThinwireError
 
+_FOUNDER = "founder"
+
 
 class TooSlow(ThinwireError):
     """Something took longer than the demo waits for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Played:
-    """When a cue was played."""
-
-    cue: str
-    step: int
-    t_unix_s: float
-    elapsed_s: float
-
-
-@dataclass(slots=True)
-class Play:
-    """What happened, for the report."""
-
-    steps: int
-    peers: dict[str, PeerView] = field(default_factory=dict)
-    lone: LoneView | None = None
-    played: list[Played] = field(default_factory=list)
-    training_s: float = 0.0
-    """From the first peer's start to the curtain."""
-    curtain_unix_s: float = float("inf")
-    """When the actors were told to leave; what fails from here on is no failure."""
-    exit_codes: dict[str, int | None] = field(default_factory=dict)
-    """Of those who were told to leave; None for one that had to be killed."""
-    is_complete: bool = False
-    """Every survivor reached the last step in time."""
 
 
 class Stage:
@@ -55,6 +29,7 @@ class Stage:
         screen: Where to show what happens.
         directory: run.toml is there; everything else goes there.
         steps: Inner steps that a peer makes.
+        interval_steps: Inner steps between two rounds.
         thinwire, lone: How the two programs are started.
     """
 
@@ -65,10 +40,11 @@ class Stage:
         directory: Path,
         *,
         steps: int,
+        interval_steps: int,
         thinwire: tuple[str, ...] = (sys.executable, "-m", "thinwire"),
         lone: tuple[str, ...] = (sys.executable, "-m", "peer.train.worker"),
     ) -> None:
-        self.play_so_far = Play(steps)
+        self.play_so_far = Play(steps, interval_steps)
         self._cast = cast
         self._screen = screen
         self._directory = directory
@@ -77,6 +53,8 @@ class Stage:
         self._begin_s = time.monotonic()
         self._ticket = ""
         self._now = ""
+        self._coming = ""
+        """What comes next, while that is no cue."""
 
     @property
     def elapsed_s(self) -> float:
@@ -92,8 +70,9 @@ class Stage:
         """
         folder = self._directory / "run"
         self._now = "founding the run: the manifest is written and signed"
+        self._coming = "the bootstrap node starts"
         command = [*self._thinwire, "new", str(self._directory / "run.toml"), "--dir", str(folder)]
-        founder = self._cast.start("founder", command)
+        founder = self._cast.start(_FOUNDER, command)
         founder.fate = "founded the run"
         self._wait(lambda: not founder.is_alive, within_s=script.FOUND_S, what="founding the run")
         if founder.exit_code != 0:
@@ -107,6 +86,7 @@ class Stage:
             ActorDied, TooSlow: there is none.
         """
         self._now = "the bootstrap node starts"
+        self._coming = "three peers start, and a replica that trains alone"
         self._cast.start(
             script.BOOTSTRAP, [*self._thinwire, "bootstrap", str(run_folder), "--plain"]
         )
@@ -114,6 +94,7 @@ class Stage:
         self._wait(path.exists, within_s=script.BOOTSTRAP_S, what="the bootstrap node")
         self._wait(lambda: bool(path.read_text().strip()), within_s=5.0, what="the ticket")
         self._ticket = path.read_text().strip()
+        self.say(f"the bootstrap node can be reached; its ticket is {self._ticket[:16]}...")
 
     def train(self, lone_config: Path) -> None:
         """Trains until the survivors are at the last step, and plays the cues on the way.
@@ -123,6 +104,7 @@ class Stage:
         """
         begin_s = time.monotonic()
         self._now = "peers start, and join with the ticket"
+        self._coming = ""
         for name in script.FOUNDERS:
             self._start_peer(name)
         self._start_lone(lone_config)
@@ -142,17 +124,19 @@ class Stage:
     def close(self) -> None:
         """Asks all who are left to leave, as Ctrl+C does."""
         self._now = "the end: everyone leaves with a last checkpoint"
+        self._coming = "the models are measured on the same validation text"
         self._look([])
         play = self.play_so_far
         play.curtain_unix_s = time.time()
-        names = [name for name, actor in self._cast.actors.items() if actor.is_alive]
+        actors = self._cast.actors.items()
+        names = [name for name, actor in actors if actor.is_alive and name != script.LONE]
         play.exit_codes = self._cast.dismiss(names, within_s=script.LEAVE_S)
         for view in play.peers.values():
             view.look()
 
-    def say(self, sentence: str) -> None:
+    def say(self, sentence: str, *, style: str = "") -> None:
         """Says something that stays on the screen."""
-        self._screen.say(sentence, elapsed_s=self.elapsed_s)
+        self._screen.say(sentence, elapsed_s=self.elapsed_s, style=style)
 
     # ---- actors
 
@@ -169,7 +153,7 @@ class Stage:
 
     def _start_lone(self, config: Path) -> None:
         steps = self.play_so_far.steps
-        every = script.EVALUATE_EVERY_ROUNDS * script.whole_rounds(steps)
+        every = script.EVALUATE_EVERY_ROUNDS * self.play_so_far.interval_steps
         command = [*self._lone, "--config", str(config), "--alone", str(steps)]
         command += ["--evaluate-every", str(every)]
         command += ["--out", str(self._directory / "alone.safetensors")]
@@ -198,7 +182,7 @@ class Stage:
             step = self.play_so_far.peers[name].step if name == script.VICTIM else step
         self.play_so_far.played.append(Played(cue.name, step, time.time(), self.elapsed_s))
         self._now = f"{cue.done}; the swarm goes on"
-        self._screen.say(f"{cue.done}, at step {step}", elapsed_s=self.elapsed_s, style="bold")
+        self.say(f"{cue.done}, at step {step}", style="bold")
 
     # ---- watching
 
@@ -217,6 +201,7 @@ class Stage:
     def _last_round(self) -> None:
         """Waits until nothing lands any more: the last steps of all are in the anchor then."""
         self._now = "the last round"
+        self._coming = "everyone leaves, and the models are measured"
         begin_s = quiet_since_s = time.monotonic()
         while time.monotonic() - begin_s < script.CURTAIN_S:
             if self._look([]):
@@ -252,28 +237,9 @@ class Stage:
 
     def _view(self, cues: list[Cue]) -> View:
         steps = self.play_so_far.steps
-        coming = "the survivors reach the last step, and everyone leaves"
-        if cues:
+        coming = self._coming or "the survivors reach the last step, and everyone leaves"
+        if cues and not self._coming:
             coming = f"{cues[0].coming}, at step {round(cues[0].at_frac * steps)}"
-        rows = [self._row(name) for name in self._cast.actors if name != "founder"]
+        actors = [actor for actor in self._cast.actors.values() if actor.name != _FOUNDER]
+        rows = [row_of(actor, self.play_so_far) for actor in actors]
         return View(self.elapsed_s, self._now, coming, self._step, steps, tuple(rows))
-
-    def _row(self, name: str) -> Row:
-        actor, play = self._cast.actors[name], self.play_so_far
-        is_dead = actor.fate == "killed"
-        newest: dict[str, Any] = {}
-        phase = "serves the ticket"
-        if name == script.LONE and play.lone:
-            newest = play.lone.newest
-            phase = "done" if play.lone.is_done else "trains alone" if newest else "starting"
-        elif name in play.peers:
-            newest, phase = play.peers[name].newest, play.peers[name].phase
-        return Row(
-            name,
-            "killed" if is_dead else phase,
-            newest.get("step"),
-            newest.get("loss_bits_per_byte", float("nan")),
-            newest.get("round"),
-            newest.get("sent_bytes", float("nan")),
-            is_dead,
-        )

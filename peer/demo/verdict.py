@@ -9,8 +9,8 @@ partners; and each survivor has to land a round that began after the death.
 import math
 
 from peer.demo import script
+from peer.demo.play import Play, Played
 from peer.demo.report import Report
-from peer.demo.stage import Play, Played
 
 
 def problems_of(report: Report, play: Play) -> list[str]:

@@ -76,7 +76,7 @@ class SimPeer:
     # ---- the toy trainer
 
     def _inner_step(self) -> None:
-        self.theta += 0.05 * (self.target - self.theta)
+        self.theta.lerp_(self.target, 0.05)
         self.steps += 1
         self._tokens += 100
         is_due = self.steps % self._swarm.spec.interval_steps == 0

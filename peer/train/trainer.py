@@ -104,6 +104,7 @@ class Trainer:
         self._meter = Meter(replica.device)
         self._tokens = [0] * spec.fragments  # since the last landing with our contribution
         self._departed: dict[int, Departed] = {}  # snapshots that the wire process owns
+        self._departed_at = [0] * spec.fragments
         self._landings: dict[int, Land] = {}  # here, but the overlap is not over yet
         self._asked: set[int] = set()  # departures beside the schedule
         self._is_started = False
@@ -138,6 +139,9 @@ class Trainer:
             self._meter.add_step(self._replica.train_step(), self._replica.step_tokens)
             self._tokens = [tokens + self._replica.step_tokens for tokens in self._tokens]
             due = sorted(self._asked.union(self._schedule.departures(self._replica.step)))
+        elif self._is_started and self._is_done:  # the schedule will not send the rest any more
+            rest = [f for f, step in enumerate(self._departed_at) if step < self._replica.step]
+            due = sorted(self._asked.union(rest))
         if self._is_started:
             self._asked.clear()
             for fragment in due:
@@ -184,6 +188,7 @@ class Trainer:
         if self._is_started:
             raise LocalProtocolError("started twice")
         self._is_started = True
+        self._departed_at = [self._replica.step] * len(self._departed_at)
         self._meter.restart()
         self._port.send(Started(step=self._replica.step, tokens=self._replica.tokens))
 
@@ -196,6 +201,7 @@ class Trainer:
             fragment=fragment, step=self._replica.step, tokens=self._tokens[fragment]
         )
         self._departed[fragment] = departed
+        self._departed_at[fragment] = self._replica.step
         self._port.send(departed)
 
     def _is_due(self, landing: Land) -> bool:

@@ -195,7 +195,7 @@ def test_an_anchor_lands_to_the_bit_on_an_unmoved_fragment(
     )
     assert torch.equal(after[stage.span(1)], before[stage.span(1)])
     assert is_equal(stage.moments(), moments)
-    assert stage.wire.sent[-1] == Landed(fragment=0, round=3, step=4)
+    assert stage.wire.of(Landed) == [Landed(fragment=0, round=3, step=4)]
 
 
 def test_landing_our_own_theta_is_plain_adamw(manifest: Manifest, corpus: Corpus) -> None:
@@ -328,6 +328,18 @@ def test_evaluating_the_anchor_leaves_theta_alone(manifest: Manifest, corpus: Co
     assert (evaluated.round, evaluated.step) == (4, 2)
     assert evaluated.bits_per_byte == pytest.approx(8)
     assert torch.equal(stage.theta(), before)
+
+
+def test_after_its_last_step_it_hands_over_the_rest(manifest: Manifest, corpus: Corpus) -> None:
+    stage = Stage(manifest, corpus, max_steps=7)  # the schedule's last departures are at 4 and 6
+    stage.turns(8, START)
+    assert [(d.fragment, d.step) for d in stage.wire.of(Departed)] == [(0, 4), (1, 6)]
+    stage.turns(3, Land(fragment=0, round=1, contributed=True))
+    assert stage.wire.of(Departed)[-1] == Departed(fragment=0, step=7, tokens=3 * STEP_TOKENS)
+    stage.turns(3, Land(fragment=0, round=2, contributed=True), Free(fragment=1))
+    assert stage.wire.of(Departed)[-1] == Departed(fragment=1, step=7, tokens=7 * STEP_TOKENS)
+    stage.turns(3, Land(fragment=1, round=1, contributed=True))
+    assert len(stage.wire.of(Departed)) == 4
 
 
 def test_after_its_last_step_it_still_answers(manifest: Manifest, corpus: Corpus) -> None:

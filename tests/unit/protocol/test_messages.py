@@ -1,0 +1,143 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.errors import LimitExceeded, MalformedMessage, RemoteError
+from protocol.identity import Identity, PeerId, peer_id_of
+from protocol.messages import (
+    DIGEST_BYTES,
+    EXCHANGE_ID_BYTES,
+    MAX_ROUND,
+    MAX_TOKENS,
+    Answer,
+    Committed,
+    Member,
+    Note,
+    Propose,
+    Ready,
+    Roster,
+    note_to_bytes,
+    parse_note,
+)
+from protocol.pb import thinwire_pb2 as pb
+
+MAX_BYTES, NUM_FRAGMENTS, MAX_PEERS = 4096, 8, 16
+ID, DIGEST = b"e" * EXCHANGE_ID_BYTES, b"d" * DIGEST_BYTES
+PEERS = [Identity(bytes([number]) * 32).peer_id for number in range(20)]
+
+fragments = st.integers(0, NUM_FRAGMENTS - 1)
+rounds = st.integers(0, MAX_ROUND - 1)
+tokens = st.integers(0, MAX_TOKENS - 1)
+ids = st.binary(min_size=EXCHANGE_ID_BYTES, max_size=EXCHANGE_ID_BYTES)
+digests = st.binary(min_size=DIGEST_BYTES, max_size=DIGEST_BYTES)
+members = st.builds(
+    Member, st.binary(min_size=32, max_size=32).map(peer_id_of), st.integers(1, MAX_TOKENS - 1)
+)
+notes = st.one_of(
+    st.builds(Ready, fragments, rounds, tokens, digests),
+    st.builds(
+        Roster,
+        fragments,
+        rounds,
+        ids,
+        st.lists(
+            members, min_size=1, max_size=MAX_PEERS, unique_by=lambda member: member.peer_id
+        ).map(tuple),
+    ),
+    st.builds(Committed, fragments, rounds, digests),
+    st.builds(Committed, fragments, rounds, digests, ids, st.integers(1, MAX_PEERS)),
+    st.builds(Propose, fragments, rounds, tokens, ids),
+    st.builds(Answer, fragments, ids, st.booleans(), tokens),
+)
+
+
+def parse(data: bytes) -> Note:
+    return parse_note(data, max_bytes=MAX_BYTES, num_fragments=NUM_FRAGMENTS, max_peers=MAX_PEERS)
+
+
+def roster_of(*peers: PeerId) -> Roster:
+    return Roster(0, 1, ID, tuple(Member(peer, 5) for peer in peers))
+
+
+@given(note=notes)
+def test_round_trip(note: Note) -> None:
+    assert parse(note_to_bytes(note)) == note
+
+
+@pytest.mark.parametrize(
+    ("note", "error"),
+    [
+        (Ready(NUM_FRAGMENTS, 0, 1, DIGEST), LimitExceeded),
+        (Ready(0, MAX_ROUND, 1, DIGEST), LimitExceeded),
+        (Ready(0, 0, MAX_TOKENS, DIGEST), LimitExceeded),
+        (Ready(0, 0, 1, DIGEST[1:]), MalformedMessage),
+        (Ready(0, 0, 1, b""), MalformedMessage),
+        (roster_of(), LimitExceeded),
+        (roster_of(*PEERS[: MAX_PEERS + 1]), LimitExceeded),
+        (roster_of(PEERS[0], PEERS[0]), MalformedMessage),
+        (roster_of(PEERS[0], PeerId("somebody")), MalformedMessage),
+        (roster_of(PEERS[0], PeerId(PEERS[0] + " ")), MalformedMessage),
+        (Roster(0, MAX_ROUND, ID, (Member(PEERS[0], 1),)), LimitExceeded),
+        (Roster(0, 1, ID[1:], (Member(PEERS[0], 1),)), MalformedMessage),
+        (Roster(0, 1, ID, (Member(PEERS[0], MAX_TOKENS),)), LimitExceeded),
+        (Roster(0, 1, ID, (Member(PEERS[0], 1), Member(PEERS[1], 0))), MalformedMessage),
+        (Committed(0, MAX_ROUND, DIGEST), LimitExceeded),
+        (Committed(0, 1, b""), MalformedMessage),
+        (Committed(0, 1, DIGEST, ID, 0), MalformedMessage),
+        (Committed(0, 1, DIGEST, b"", 1), MalformedMessage),
+        (Committed(0, 1, DIGEST, b"x", 1), MalformedMessage),
+        (Committed(0, 1, DIGEST, ID, MAX_PEERS + 1), LimitExceeded),
+        (Propose(0, MAX_ROUND, 1, ID), LimitExceeded),
+        (Propose(0, 1, MAX_TOKENS, ID), LimitExceeded),
+        (Propose(0, 1, 1, b""), MalformedMessage),
+        (Answer(0, b"", True, 1), MalformedMessage),
+        (Answer(0, ID, True, MAX_TOKENS), LimitExceeded),
+    ],
+    ids=[
+        *("fragment", "ready round", "ready tokens", "short digest", "no digest"),
+        *("empty roster", "large roster", "a member twice", "no peer id", "the same peer twice"),
+        *("roster round", "roster id", "member tokens", "a member without tokens"),
+        *("committed round", "committed digest", "an exchange without parts"),
+        *("parts without an exchange", "committed id", "too many parts"),
+        *("propose round", "propose tokens", "propose id", "answer id", "answer tokens"),
+    ],
+)
+def test_limits(note: Note, error: type[RemoteError]) -> None:
+    with pytest.raises(error):
+        parse(note_to_bytes(note))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x08\x01", pb.Note(fragment=1).SerializeToString(), b"\xff" * 50]
+)
+def test_notes_without_a_body_are_malformed(data: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        parse(data)
+
+
+def test_a_note_may_be_as_long_as_the_limit_and_no_longer() -> None:
+    data = note_to_bytes(roster_of(*PEERS[:MAX_PEERS]))
+    limits = {"num_fragments": NUM_FRAGMENTS, "max_peers": MAX_PEERS}
+    assert parse_note(data, max_bytes=len(data), **limits) == roster_of(*PEERS[:MAX_PEERS])
+    with pytest.raises(LimitExceeded):
+        parse_note(data, max_bytes=len(data) - 1, **limits)
+
+
+@given(data=st.binary(max_size=200))
+def test_any_bytes_are_a_note_or_refused(data: bytes) -> None:
+    try:
+        note = parse(data)
+    except RemoteError:
+        return
+    assert parse(note_to_bytes(note)) == note
+
+
+@given(note=notes, at=st.integers(0, 5000), junk=st.binary(max_size=4), keep=st.booleans())
+def test_any_mutation_is_a_note_or_refused(note: Note, at: int, junk: bytes, keep: bool) -> None:
+    data = note_to_bytes(note)
+    at %= len(data) + 1
+    try:
+        mutant = parse(data[:at] + junk + data[at + (0 if keep else len(junk)) :])
+    except RemoteError:
+        return
+    assert parse(note_to_bytes(mutant)) == mutant

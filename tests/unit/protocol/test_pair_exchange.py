@@ -1,0 +1,383 @@
+"""Every arrow of `protocol.pair_exchange`, one event at a time. We are `m`; 20 s an exchange."""
+
+import pytest
+
+from protocol.errors import LocalProtocolError
+from protocol.exchange import ExchangeConfig, Phase
+from protocol.identity import PeerId
+from protocol.lottery import partner_order
+from protocol.machine import BlobRef, Discard, Effect, Fetch, Land, Offer, Reduce, Send, Tell
+from protocol.messages import Answer, Committed, Propose
+from protocol.pair_exchange import MAX_FETCH_TRIES, PairExchange
+
+LOW, US, HIGH, FAR = (PeerId(name) for name in ("a", "m", "x", "z"))
+DIGEST = bytes(32)
+THEIR_ID = b"t" * 16
+
+
+def machine_of(*others: PeerId, our_id: PeerId = US) -> PairExchange:
+    config = ExchangeConfig(
+        our_id=our_id,
+        life="1",
+        run_id="run",
+        fragment=0,
+        quorum_frac=0.5,
+        grace_s=3.0,
+        exchange_s=20.0,
+    )
+    machine = PairExchange(config, round=4, anchor_digest=DIGEST)
+    machine.on_members(others, now_s=0.0)
+    assert machine.drain() == []
+    return machine
+
+
+def drain(machine: PairExchange) -> list[Effect]:
+    return [effect for effect in machine.drain() if not isinstance(effect, Tell)]
+
+
+def order(*others: PeerId) -> tuple[PeerId, ...]:
+    return partner_order(US, others, run_id="run", fragment=0, round=4)
+
+
+def asked(machine: PairExchange) -> tuple[PeerId, Propose]:
+    (effect,) = drain(machine)
+    assert isinstance(effect, Send)
+    assert isinstance(effect.note, Propose)
+    return effect.dst, effect.note
+
+
+def part_of(exchange_id: bytes) -> BlobRef:
+    return BlobRef("part", fragment=0, exchange_id=exchange_id)
+
+
+def exchanging(machine: PairExchange, partner: PeerId = HIGH) -> bytes:
+    """Brings it into an exchange that it asked for, at 1 s; drained."""
+    machine.on_departed(10, now_s=0.0)
+    dst, propose = asked(machine)
+    assert dst == partner
+    machine.on_note(partner, Answer(0, propose.exchange_id, True, 30), now_s=1.0)
+    drain(machine)
+    return propose.exchange_id
+
+
+def test_idle_departed_ready() -> None:
+    machine = machine_of(HIGH)
+    assert (machine.phase, machine.next_deadline_s(), machine.waiting_for()) == (
+        *(Phase.IDLE, None, ()),
+    )
+    machine.on_departed(10, now_s=0.0)
+    dst, propose = asked(machine)
+    assert (dst, propose.round, propose.tokens) == (HIGH, 4, 10)
+    assert machine.phase is Phase.READY
+    assert machine.waiting_for() == (HIGH,)
+    assert machine.next_deadline_s() == 1.0
+
+
+def test_ready_yes_exchanging() -> None:
+    machine = machine_of(HIGH)
+    machine.on_departed(10, now_s=0.0)
+    _, propose = asked(machine)
+    machine.on_note(HIGH, Answer(0, propose.exchange_id, True, 30), now_s=0.5)
+    id = propose.exchange_id
+    assert drain(machine) == [
+        Offer(fragment=0, round=4, exchange_id=id, num_parts=1, members=(HIGH,)),
+        Fetch(HIGH, part_of(id), 1, 30),
+    ]
+    assert machine.phase is Phase.EXCHANGING
+    assert machine.is_using_snapshot
+    assert machine.next_deadline_s() == 20.5
+
+
+def test_ready_we_accept_exchanging() -> None:
+    machine = machine_of()
+    machine.on_departed(10, now_s=0.0)
+    assert drain(machine) == []
+    machine.on_note(LOW, Propose(0, 9, 30, THEIR_ID), now_s=0.5)
+    assert drain(machine) == [
+        Send(LOW, Answer(0, THEIR_ID, True, 10)),
+        Offer(fragment=0, round=4, exchange_id=THEIR_ID, num_parts=1, members=(LOW,)),
+        Fetch(LOW, part_of(THEIR_ID), 1, 30),
+    ]
+    assert machine.phase is Phase.EXCHANGING
+
+
+def test_exchanging_fetched_landing_landed_idle() -> None:
+    machine = machine_of(HIGH)
+    id = exchanging(machine)
+    machine.on_fetched(HIGH, part_of(id), now_s=2.0)
+    assert drain(machine) == [
+        Reduce(BlobRef("average", fragment=0, exchange_id=id), 10, is_shared=False),
+        Land(0, 4, id, 1),
+    ]
+    assert (machine.phase, machine.next_deadline_s()) == (Phase.LANDING, None)
+    assert machine.is_using_snapshot
+    machine.on_landed(5, b"n" * 32, now_s=2.1)
+    assert (machine.phase, machine.round, machine.anchor_digest) == (Phase.IDLE, 5, b"n" * 32)
+    assert drain(machine) == []
+    assert machine.next_deadline_s() is None
+
+
+def test_ready_no_next() -> None:
+    machine = machine_of(LOW, HIGH, FAR)
+    expected = order(LOW, HIGH, FAR)
+    machine.on_departed(10, now_s=0.0)
+    for at_s, partner in enumerate(expected):
+        dst, propose = asked(machine)
+        assert dst == partner
+        machine.on_note(partner, Answer(0, propose.exchange_id, False, 0), now_s=0.1 * at_s)
+    assert drain(machine) == []  # all asked: a pause
+    assert machine.waiting_for() == ()
+    due_s = machine.next_deadline_s()
+    assert due_s is not None
+    machine.on_timer(now_s=due_s)
+    assert asked(machine)[0] == expected[0]
+
+
+def test_ready_no_answer_in_time_next() -> None:
+    machine = machine_of(LOW, HIGH)
+    machine.on_departed(10, now_s=0.0)
+    first, propose = asked(machine)
+    machine.on_timer(now_s=0.999)
+    assert drain(machine) == []
+    machine.on_timer(now_s=1.0)
+    second, _ = asked(machine)
+    assert (first, second) == order(LOW, HIGH)
+    # The first one's answer comes too late: it counts no more.
+    machine.on_note(first, Answer(0, propose.exchange_id, True, 30), now_s=1.1)
+    assert drain(machine) == []
+    assert machine.phase is Phase.READY
+
+
+@pytest.mark.parametrize(
+    ("src", "change"),
+    [(LOW, {}), (HIGH, {"exchange_id": THEIR_ID}), (HIGH, {"tokens": 0})],
+    ids=["from another", "to another question", "without tokens"],
+)
+def test_an_answer_that_is_none(src: PeerId, change: dict[str, object]) -> None:
+    machine = machine_of(HIGH)
+    machine.on_departed(10, now_s=0.0)
+    _, propose = asked(machine)
+    fields = {"exchange_id": propose.exchange_id, "accepted": True, "tokens": 30} | change
+    machine.on_note(src, Answer(0, **fields), now_s=0.5)  # type: ignore[arg-type]
+    assert machine.phase is Phase.READY
+
+
+@pytest.mark.parametrize("is_alive", [True, False], ids=["has it not", "silent"])
+def test_the_partner_leaves_ready_again_and_the_next_is_asked(is_alive: bool) -> None:
+    machine = machine_of(LOW, HIGH)
+    first, second = order(LOW, HIGH)
+    id = exchanging(machine, first)
+    now_s = 2.0
+    for _ in range(MAX_FETCH_TRIES - 1 if is_alive else 0):
+        machine.on_fetch_failed(first, part_of(id), is_alive=True, now_s=now_s)
+        assert drain(machine) == []
+        assert machine.next_deadline_s() == now_s + 0.25
+        machine.on_timer(now_s=now_s + 0.25)
+        assert drain(machine) == [Fetch(first, part_of(id), 1, 30)]
+        now_s += 1.0
+    machine.on_fetch_failed(first, part_of(id), is_alive=is_alive, now_s=now_s)
+    effects = drain(machine)
+    assert effects[0] == Discard(0, id)
+    assert isinstance(effects[1], Send)
+    assert effects[1].dst == second  # whoever failed us comes last
+    assert machine.phase is Phase.READY
+
+
+def test_an_exchange_has_a_deadline() -> None:
+    machine = machine_of(HIGH)
+    id = exchanging(machine)
+    machine.on_timer(now_s=20.999)
+    assert drain(machine) == []
+    machine.on_timer(now_s=21.0)
+    assert drain(machine)[0] == Discard(0, id)
+    assert machine.phase is Phase.READY
+    # What comes of it now is not ours any more.
+    machine.on_fetched(HIGH, part_of(id), now_s=21.1)
+    machine.on_fetch_failed(HIGH, part_of(id), is_alive=False, now_s=21.1)
+    assert drain(machine) == []
+
+
+def test_crossing_proposals_become_one_exchange() -> None:
+    """The smaller id's question counts; the other one's is dropped without an answer."""
+    low, high = machine_of(US, our_id=LOW), machine_of(LOW)
+    low.on_departed(10, now_s=0.0)
+    high.on_departed(20, now_s=0.0)
+    (_, from_low), (_, from_high) = asked(low), asked(high)
+    low.on_note(US, from_high, now_s=0.1)
+    assert drain(low) == []
+    high.on_note(LOW, from_low, now_s=0.1)
+    answer = Answer(0, from_low.exchange_id, True, 20)
+    assert drain(high)[0] == Send(LOW, answer)
+    low.on_note(US, answer, now_s=0.2)
+    assert drain(low)[1] == Fetch(US, part_of(from_low.exchange_id), 1, 20)
+    assert low.phase is high.phase is Phase.EXCHANGING
+
+
+@pytest.mark.parametrize(("now_s", "accepted"), [(0.499, False), (0.5, True)])
+def test_while_asking_another_we_are_busy_but_not_for_long(now_s: float, accepted: bool) -> None:
+    machine = machine_of(HIGH)
+    machine.on_departed(10, now_s=0.0)
+    _, propose = asked(machine)
+    machine.on_note(LOW, Propose(0, 4, 30, THEIR_ID), now_s=now_s)
+    assert drain(machine)[0] == Send(LOW, Answer(0, THEIR_ID, accepted, 10))
+    if accepted:  # the one who was asked first comes too late
+        machine.on_note(HIGH, Answer(0, propose.exchange_id, True, 30), now_s=0.6)
+        assert drain(machine) == []
+        assert machine.waiting_for() == (LOW,)
+
+
+@pytest.mark.parametrize("phase", [Phase.IDLE, Phase.EXCHANGING, Phase.LANDING])
+def test_who_is_busy_refuses(phase: Phase) -> None:
+    machine = machine_of(HIGH)
+    if phase is not Phase.IDLE:
+        id = exchanging(machine)
+    if phase is Phase.LANDING:
+        machine.on_fetched(HIGH, part_of(id), now_s=2.0)
+        drain(machine)
+    machine.on_note(LOW, Propose(0, 4, 30, THEIR_ID), now_s=2.5)
+    (effect,) = drain(machine)
+    assert isinstance(effect, Send)
+    assert isinstance(effect.note, Answer)
+    assert not effect.note.accepted
+    assert machine.phase is phase
+
+
+def test_a_proposal_without_tokens_is_refused() -> None:
+    machine = machine_of()
+    machine.on_departed(10, now_s=0.0)
+    machine.on_note(LOW, Propose(0, 4, 0, THEIR_ID), now_s=0.5)
+    assert drain(machine) == [Send(LOW, Answer(0, THEIR_ID, False, 10))]
+
+
+def test_a_lost_answer_is_given_again_and_begins_nothing_new() -> None:
+    machine = machine_of()
+    machine.on_departed(10, now_s=0.0)
+    propose = Propose(0, 4, 30, THEIR_ID)
+    machine.on_note(LOW, propose, now_s=0.5)
+    drain(machine)
+    for phase in (Phase.EXCHANGING, Phase.LANDING):
+        machine.on_note(LOW, propose, now_s=1.0)
+        assert drain(machine) == [Send(LOW, Answer(0, THEIR_ID, True, 10))]
+        assert machine.phase is phase
+        if phase is Phase.EXCHANGING:
+            machine.on_fetched(LOW, part_of(THEIR_ID), now_s=2.0)
+            drain(machine)
+
+
+def test_a_third_peer_does_not_get_into_our_exchange() -> None:
+    machine = machine_of()
+    machine.on_departed(10, now_s=0.0)
+    machine.on_note(LOW, Propose(0, 4, 30, THEIR_ID), now_s=0.5)
+    drain(machine)
+    machine.on_note(HIGH, Propose(0, 4, 30, THEIR_ID), now_s=0.6)
+    assert drain(machine) == [Send(HIGH, Answer(0, THEIR_ID, False, 10))]
+
+
+@pytest.mark.parametrize("ends", ["landed", "given up"])
+def test_a_late_double_of_a_proposal_opens_nothing(ends: str) -> None:
+    machine = machine_of()
+    machine.on_departed(10, now_s=0.0)
+    propose = Propose(0, 4, 30, THEIR_ID)
+    machine.on_note(LOW, propose, now_s=0.5)
+    if ends == "landed":
+        machine.on_fetched(LOW, part_of(THEIR_ID), now_s=1.0)
+        machine.on_landed(5, DIGEST, now_s=1.0)
+        machine.on_departed(10, now_s=2.0)
+    else:
+        machine.on_fetch_failed(LOW, part_of(THEIR_ID), is_alive=False, now_s=1.0)
+    drain(machine)
+    machine.on_note(LOW, propose, now_s=3.0)
+    assert drain(machine) == [Send(LOW, Answer(0, THEIR_ID, False, 10))]
+    assert machine.phase is Phase.READY
+
+
+def test_a_double_answer_and_a_double_fetch_change_nothing() -> None:
+    machine = machine_of(HIGH)
+    id = exchanging(machine)
+    machine.on_note(HIGH, Answer(0, id, True, 30), now_s=1.5)
+    assert drain(machine) == []
+    machine.on_fetched(HIGH, part_of(id), now_s=2.0)
+    drain(machine)
+    machine.on_fetched(HIGH, part_of(id), now_s=2.1)
+    machine.on_fetch_failed(HIGH, part_of(id), is_alive=False, now_s=2.2)
+    assert drain(machine) == []
+    assert machine.phase is Phase.LANDING
+
+
+def test_a_departure_while_ready_refreshes_what_we_bring() -> None:
+    machine = machine_of()
+    machine.on_departed(10, now_s=0.0)
+    machine.on_departed(25, now_s=0.5)
+    assert drain(machine) == []
+    machine.on_note(LOW, Propose(0, 4, 30, THEIR_ID), now_s=0.6)
+    assert drain(machine)[0] == Send(LOW, Answer(0, THEIR_ID, True, 25))
+
+
+def test_the_weight_of_an_exchange_is_what_the_partner_was_told() -> None:
+    machine = machine_of(HIGH)
+    machine.on_departed(10, now_s=0.0)
+    _, propose = asked(machine)
+    machine.on_departed(25, now_s=0.5)
+    machine.on_note(HIGH, Answer(0, propose.exchange_id, True, 30), now_s=0.6)
+    machine.on_fetched(HIGH, part_of(propose.exchange_id), now_s=1.0)
+    reduce = next(effect for effect in machine.drain() if isinstance(effect, Reduce))
+    assert reduce.own_tokens == propose.tokens == 10
+
+
+def test_a_departure_while_the_snapshot_is_in_use_is_our_bug() -> None:
+    machine = machine_of(HIGH)
+    exchanging(machine)
+    with pytest.raises(LocalProtocolError):
+        machine.on_departed(10, now_s=2.0)
+    with pytest.raises(LocalProtocolError):
+        machine.on_caught_up(9, DIGEST, now_s=2.0)
+
+
+def test_notes_of_other_mixings_are_not_for_us() -> None:
+    machine = machine_of(HIGH)
+    machine.on_note(HIGH, Committed(0, 99, DIGEST), now_s=1.0)
+    assert machine.drain() == []
+    assert machine.phase is Phase.IDLE
+
+
+def test_alone_it_waits_without_haste_and_pairs_with_the_first_to_come() -> None:
+    machine = machine_of()
+    machine.on_departed(10, now_s=0.0)
+    for _ in range(50):
+        now_s = machine.next_deadline_s()
+        assert now_s is not None
+        machine.on_timer(now_s=now_s)
+        assert drain(machine) == []
+        due_s = machine.next_deadline_s()
+        assert due_s is not None
+        assert due_s == now_s + 1.0
+    machine.on_members((HIGH,), now_s=due_s)
+    assert asked(machine)[0] == HIGH
+
+
+def test_two_who_keep_asking_the_dead_still_meet() -> None:
+    """Their cycles have equal lengths: in step, each would ask while the other one is asking."""
+    dead = tuple(PeerId(f"d{number}") for number in range(2))
+    for offset in range(24):
+        machines = {US: machine_of(HIGH, *dead), HIGH: machine_of(US, *dead, our_id=HIGH)}
+        departs = {US: 0.0, HIGH: offset / 8}
+        pending: list[tuple[float, PeerId, PeerId, Propose | Answer]] = []
+        now_s = 0.0
+        while now_s < 60 and not any(m.phase is Phase.EXCHANGING for m in machines.values()):
+            times = [(departs.get(p, m.next_deadline_s()), p) for p, m in machines.items()]
+            timer_s, peer = min((time_s, peer) for time_s, peer in times if time_s is not None)
+            if pending and min(pending)[0] <= timer_s:
+                pending.sort(key=lambda sent: sent[0])
+                now_s, peer, src, note = pending.pop(0)
+                machines[peer].on_note(src, note, now_s=now_s)
+            else:
+                now_s = timer_s
+                if departs.pop(peer, None) is None:
+                    machines[peer].on_timer(now_s=now_s)
+                else:
+                    machines[peer].on_departed(10, now_s=now_s)
+            for effect in machines[peer].drain():
+                if isinstance(effect, Send) and effect.dst in machines:
+                    assert isinstance(effect.note, Propose | Answer)
+                    pending.append((now_s + 0.01, effect.dst, peer, effect.note))
+        assert now_s < 8, f"departures {offset / 8} s apart"
