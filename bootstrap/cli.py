@@ -45,7 +45,6 @@ def bootstrap(
     announce: Annotated[
         str | None, typer.Option(help="IP address that others reach this machine at.")
     ] = None,
-    plain: Annotated[bool, typer.Option(help="Plain lines only.")] = False,
 ) -> None:
     """Serve a run: print the ticket, and let others in."""
     host, port = parse_listen(listen)

@@ -28,7 +28,7 @@ class Method:
 
 METHODS = {
     "diloco": Method("int8", 30, "lr = 1.0\nmomentum = 0.0"),
-    "noloco": Method("bf16", 20, "lr = 1.0\nmomentum = 0.0\ngamma = 1.0"),
+    "noloco": Method("bf16", 15, "lr = 1.0\nmomentum = 0.0\ngamma = 1.0"),
 }
 """What the demo can play."""
 

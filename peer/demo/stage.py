@@ -87,9 +87,7 @@ class Stage:
         """
         self._now = "the bootstrap node starts"
         self._coming = "three peers start, and a replica that trains alone"
-        self._cast.start(
-            script.BOOTSTRAP, [*self._thinwire, "bootstrap", str(run_folder), "--plain"]
-        )
+        self._cast.start(script.BOOTSTRAP, [*self._thinwire, "bootstrap", str(run_folder)])
         path = run_folder / "ticket.txt"
         self._wait(path.exists, within_s=script.BOOTSTRAP_S, what="the bootstrap node")
         self._wait(lambda: bool(path.read_text().strip()), within_s=5.0, what="the ticket")

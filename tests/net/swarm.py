@@ -130,7 +130,7 @@ class Swarm:
         settings.write_text(RUN_TOML.format(preset=preset, codec=codec))
         command = [sys.executable, "-m", "thinwire", "new", str(settings), "--dir"]
         subprocess.run([*command, str(folder / "run")], check=True, capture_output=True)
-        self.bootstrap = self._add("bootstrap", "bootstrap", str(folder / "run"), "--plain")
+        self.bootstrap = self._add("bootstrap", "bootstrap", str(folder / "run"))
         ticket = folder / "run" / "ticket.txt"
         wait_for("the ticket", ticket.exists, self.bootstrap)
         self.ticket = ticket.read_text().strip()

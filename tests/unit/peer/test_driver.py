@@ -437,17 +437,16 @@ async def test_a_note_to_somebody_who_is_gone_is_told_and_ends_nothing(tmp_path:
             assert {seen["to"] for seen in node.events.of("note_lost")} == {IDS[3]}
 
 
-async def test_somebody_unknown_who_speaks_is_reported_as_a_stranger(tmp_path: Path) -> None:
+async def test_somebody_unknown_is_reported_and_has_no_say(tmp_path: Path) -> None:
     async with nodes(manifest_of(), tmp_path, 2) as (first, second):
         strangers: list[PeerId] = []
         second.driver.on_stranger = strangers.append
-        first.driver.on_members((second.peer_id,))
-        first.trainer.train(1.0)
-        first.trainer.depart()
-        async with asyncio.timeout(PATIENCE_S):
-            while not strangers:
-                await settle()
+        await first.wire.send(second.peer_id, Committed(0, 7, bytes(32)))
+        await settle()
         assert strangers == [first.peer_id]
+        assert second.events.seen == []
+        introduce([first, second])
+        await a_round([first, second], 0)
 
 
 # ---- catching up
@@ -549,13 +548,14 @@ async def test_an_unforeseen_exception_in_a_timer_surfaces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with nodes(manifest_of(), tmp_path) as (node,):
+        introduce([node], IDS[3])
         fired = []
 
         def fail(self: GroupExchange, *, now_s: float) -> None:
             fired.append(now_s)
             raise ZeroDivisionError("nobody foresaw this")
 
-        asyncio.get_running_loop().set_exception_handler(lambda loop, context: print("CTX", context))
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
         monkeypatch.setattr(GroupExchange, "on_timer", fail)
         monkeypatch.setattr(GroupExchange, "next_deadline_s", lambda self: 0.0)
         node.driver.on_note(IDS[3], Ready(0, 0, 0, digest_of(START + 1)))

@@ -1,4 +1,4 @@
-"""The public door: every name that it promises is there, and nothing is loaded before it is used."""
+"""The public door: every name that it promises is there, and is loaded only when used."""
 
 import subprocess
 import sys

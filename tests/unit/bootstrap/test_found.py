@@ -1,0 +1,304 @@
+import hashlib
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootstrap.found import FOUNDER_KEY, SECRET, found, method_settings, read_settings
+from optim.presets import PRESETS
+from peer.run_folder import MANIFEST, SIGNATURE
+from protocol.errors import ConfigError
+from protocol.identity import Identity, PeerId
+from protocol.manifest import manifest_from, verify_manifest
+from protocol.ticket import SECRET_BYTES
+
+NOT_A_TABLE = "bootstrap/found.py: an axis that is no table ends in a TypeError or ValueError"
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a little text: enough to found a run."""
+    folder = tmp_path_factory.mktemp("texts")
+    for number in range(3):
+        (folder / f"{number}.txt").write_text(f"line {number} of a text\n" * 800)
+    return folder
+
+
+@pytest.fixture
+def settings(texts: Path) -> dict[str, Any]:
+    return {
+        "name": "small",
+        "model": {"dim": 16, "layers": 1, "heads": 1, "ffn_dim": 16, "context": 16},
+        "data": {"recipe": f"text:{texts}/*.txt", "validation_frac": 0.1},
+    }
+
+
+# ---- the method
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_presets_name_means_all_its_axes(name: str) -> None:
+    method = method_settings(name)
+    manifest = manifest_from({"founder": "nobody", "method": method})
+    axes = PRESETS[name]
+    assert manifest.method.preset == name
+    assert manifest.method.mixing == axes["mixing"]
+    assert manifest.method.schedule.interval_steps == axes["schedule"]["interval_steps"]
+    outer = manifest.method.outer
+    assert {"rule": outer.rule, **outer.constants} == axes["outer"]
+
+
+@pytest.mark.parametrize(
+    ("given", "changed"),
+    [
+        (
+            {"preset": "diloco", "schedule": {"interval_steps": 7}},
+            {"schedule": {"interval_steps": 7, "fragments": 1, "overlap_steps": 0}},
+        ),
+        (
+            {"schedule": {"fragments": 4, "overlap_steps": 5}},
+            {"schedule": {"interval_steps": 100, "fragments": 4, "overlap_steps": 5}},
+        ),
+        (
+            {"preset": "noloco", "codec": {"name": "bf16"}},
+            {"codec": {"name": "bf16"}},
+        ),
+        (
+            {"preset": "diloco", "codec": {"name": "int8", "block": 64}},
+            {"codec": {"name": "int8", "block": 64}},
+        ),
+        (
+            {"preset": "diloco", "outer": {"momentum": 0.5}},
+            {"outer": {"rule": "nesterov", "constants": {"lr": 0.7, "momentum": 0.5}}},
+        ),
+        (
+            {"preset": "diloco", "outer": {"rule": "nesterov", "lr": 1.0}},
+            {"outer": {"rule": "nesterov", "constants": {"lr": 1.0, "momentum": 0.9}}},
+        ),
+        (
+            {"preset": "diloco", "mixing": "pairs", "outer": {"rule": "noloco", "gamma": 0.5}},
+            {"mixing": "pairs", "outer": {"rule": "noloco", "constants": {"gamma": 0.5}}},
+        ),
+    ],
+    ids=[
+        "one number of the schedule",
+        "no preset is diloco",
+        "codec",
+        "codec with a block",
+        "one constant",
+        "the same rule",
+        "another rule drops foreign constants",
+    ],
+)
+def test_a_table_overrides_its_preset_axis_by_axis(
+    given: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    before = {name: dict(axes) for name, axes in PRESETS.items()}
+    method = method_settings(given)
+    assert method == method_settings(given.get("preset", "diloco")) | changed
+    assert PRESETS == before  # they are everybody's
+    manifest_from({"founder": "nobody", "method": method})
+
+
+def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="'dicolo'.*diloco, noloco"):
+        method_settings("dicolo")
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        (5, "method"),
+        (["diloco"], "method"),
+        ({"preset": 5}, "method"),
+        ({"mixing": "some"}, "method.mixing"),
+        ({"momentum": 0.5}, "method.momentum"),
+        ({"schedule": {"intervals": 5}}, "method.schedule.intervals"),
+        ({"schedule": {"interval_steps": "5"}}, "method.schedule.interval_steps"),
+        ({"codec": {"name": 8}}, "method.codec.name"),
+        ({"outer": {"lr": "high"}}, "method.outer.constants.lr"),
+        ({"outer": {"rule": 5}}, "method.outer.rule"),
+        pytest.param({"preset": ["diloco"]}, "method", marks=pytest.mark.xfail(reason=NOT_A_TABLE)),
+        pytest.param(
+            {"codec": "int8"}, "method.codec", marks=pytest.mark.xfail(reason=NOT_A_TABLE)
+        ),
+        pytest.param(
+            {"schedule": 100}, "method.schedule", marks=pytest.mark.xfail(reason=NOT_A_TABLE)
+        ),
+        pytest.param(
+            {"outer": "nesterov"}, "method.outer", marks=pytest.mark.xfail(reason=NOT_A_TABLE)
+        ),
+    ],
+    ids=repr,
+)
+def test_a_method_of_the_wrong_kind_is_refused_with_its_key(
+    settings: dict[str, Any], tmp_path: Path, given: Any, key: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        found(settings | {"method": given}, tmp_path)
+    assert str(refused.value).startswith(f"{key}:")
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / MANIFEST).exists()
+
+
+# ---- founding
+
+
+def test_what_is_founded_can_be_verified_by_a_stranger(
+    settings: dict[str, Any], tmp_path: Path, texts: Path
+) -> None:
+    manifest = found(settings | {"method": "noloco"}, tmp_path)
+    data, signature = (tmp_path / MANIFEST).read_bytes(), (tmp_path / SIGNATURE).read_bytes()
+    founder = Identity.from_libp2p((tmp_path / FOUNDER_KEY).read_bytes()).peer_id
+    assert verify_manifest(data, signature, run_id=manifest.run_id, founder=founder) == manifest
+    assert manifest.founder == founder
+    assert manifest.method.preset == "noloco"
+    tails = [data[len(data) - len(data) // 10 :] for data in map(Path.read_bytes, files(texts))]
+    validation = b"\n".join(tails)
+    assert manifest.data.validation_bytes == len(validation)
+    assert manifest.data.validation_digest == hashlib.sha256(validation).hexdigest()
+    assert not (tmp_path / SECRET).exists()
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("policy", ["open", "invite"])
+def test_the_same_settings_found_the_same_run_again(
+    settings: dict[str, Any], tmp_path: Path, policy: str
+) -> None:
+    settings["membership"] = {"policy": policy}
+    first = found(settings, tmp_path / "run")
+    contents = {path.name: path.read_bytes() for path in files(tmp_path / "run")}
+    assert found(settings, tmp_path / "run").run_id == first.run_id
+    assert {path.name: path.read_bytes() for path in files(tmp_path / "run")} == contents
+    assert found(settings, tmp_path / "other").run_id != first.run_id  # another founder
+
+
+def test_other_settings_in_the_same_folder_are_refused_and_harm_nothing(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    first = found(settings, tmp_path)
+    with pytest.raises(ConfigError, match="another run; choose another folder"):
+        found(settings | {"seed": 1}, tmp_path)
+    data, signature = (tmp_path / MANIFEST).read_bytes(), (tmp_path / SIGNATURE).read_bytes()
+    founder = PeerId(first.founder)
+    assert verify_manifest(data, signature, run_id=first.run_id, founder=founder) == first
+
+
+def test_a_founder_cannot_be_named_in_the_settings(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    somebody = Identity(b"s" * 32).peer_id
+    assert found(settings | {"founder": somebody}, tmp_path).founder != somebody
+
+
+def test_a_run_by_invitation_has_a_secret_for_its_owner_alone(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings["membership"] = {"policy": "invite"}
+    manifest = found(settings, tmp_path)
+    path = tmp_path / SECRET
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    secret = bytes.fromhex(path.read_text())
+    assert len(secret) == SECRET_BYTES
+    assert manifest.membership.invite_digest == hashlib.sha256(secret).hexdigest()
+    assert secret.hex().encode() not in (tmp_path / MANIFEST).read_bytes()
+    assert found(settings, tmp_path / "other").membership != manifest.membership
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(
+            text,
+            marks=pytest.mark.xfail(
+                reason="bootstrap/found.py: a secret that was half written is taken as it is"
+            ),
+        )
+        for text in ("", "ab", "no hex at all, and it never was")
+    ],
+    ids=["empty", "cut off", "garbage"],
+)
+def test_a_damaged_secret_founds_no_run(
+    settings: dict[str, Any], tmp_path: Path, text: str
+) -> None:
+    settings["membership"] = {"policy": "invite"}
+    (tmp_path / SECRET).write_text(text)
+    with pytest.raises(ConfigError, match="secret"):
+        found(settings, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "key"),
+    [
+        ({"nane": "x"}, "nane"),
+        ({"name": 5}, "name"),
+        ({"name": "two\nlines"}, "name"),
+        ({"seed": -1}, "seed"),
+        ({"seed": "1"}, "seed"),
+        ({"model": {"dim": 16.0}}, "model.dim"),
+        ({"model": {"dim": 30, "heads": 4}}, "model"),
+        ({"model": "large"}, "model"),
+        ({"data": {"recipe": "wikipedia"}}, "data.recipe"),
+        ({"data": {"recipe": "text:/nowhere/*.txt"}}, "data.recipe"),
+        ({"inner": {"lr": float("nan")}}, "inner.lr"),
+        ({"membership": {"policy": "friends"}}, "membership.policy"),
+    ],
+    ids=lambda wrong: repr(wrong) if isinstance(wrong, dict) else None,
+)
+def test_a_wrong_setting_is_refused_in_one_line_that_names_it(
+    settings: dict[str, Any], tmp_path: Path, wrong: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        found(settings | wrong, tmp_path)
+    assert str(refused.value).startswith((f"{key}:", f"{key} "))
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / MANIFEST).exists()
+
+
+def test_too_little_text_is_refused_with_the_numbers(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "short.txt").write_text("short")
+    settings["data"] = {"recipe": f"text:{tmp_path}/*.txt"}
+    with pytest.raises(ConfigError, match="too little text: 5 bytes"):
+        found(settings, tmp_path / "run")
+
+
+# ---- run.toml
+
+
+def test_the_example_in_the_documentation_is_a_method_that_works(tmp_path: Path) -> None:
+    (_, _, rest) = Path("docs/running.md").read_text().partition('    name = "my run"')
+    block = 'name = "my run"' + rest.partition("\nThe run's id")[0]
+    (tmp_path / "run.toml").write_text("\n".join(line.strip() for line in block.splitlines()))
+    settings = read_settings(tmp_path / "run.toml")
+    method = method_settings(settings["method"])
+    manifest = manifest_from(settings | {"founder": "nobody", "method": method})
+    assert manifest.method.codec.name == "int8"
+    assert manifest.membership.policy == "invite"
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"name = ", "not valid TOML"),
+        (b'name = "a"\nname = "b"', "not valid TOML"),
+        (b"\xff\xfe", "not valid TOML"),
+        (None, "No such file"),
+    ],
+    ids=["cut off", "key twice", "no UTF-8", "no file"],
+)
+def test_what_is_no_toml_is_refused_with_its_path(
+    tmp_path: Path, content: bytes | None, word: str
+) -> None:
+    path = tmp_path / "run.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=word) as refused:
+        read_settings(path)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)

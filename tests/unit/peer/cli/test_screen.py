@@ -1,0 +1,176 @@
+import asyncio
+import re
+
+import pytest
+from rich.console import Console
+
+from peer.cli.screen import _screen, line, show, size
+from peer.status import PeerStatus
+from protocol.identity import PeerId
+
+ROUNDING = "peer/cli/screen.py: the unit is chosen before rounding, so 1000.0 kB appears"
+
+
+def busy() -> PeerStatus:
+    """Long values everywhere."""
+    return PeerStatus(
+        phase="exchanging, waiting for abcdef, ghijkl, mnopqr",
+        step=12_345,
+        tokens=123_456_789,
+        tokens_per_s=98_765.4,
+        loss_bits_per_byte=1.23456,
+        validation_bits_per_byte=2.34567,
+        overhead_s=123.4,
+        is_done=True,
+        round=1_234,
+        members=tuple(PeerId(f"peer {number}") for number in range(25)),
+        partners=tuple(PeerId(f"12D3KooW{number:06}") for number in range(25)),
+        exchanges_done=1_233,
+        exchanges_failed=1,
+        contributions=1_200,
+        swarm_tokens=987_654_321,
+        sent_bytes=123_456_789_012,
+        received_bytes=12_345,
+        notices=["the validation text here is not the run's", "no checkpoint: [Errno 28]", "third"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_900, "999.9 kB"),
+        (1_000_000, "1.0 MB"),
+        (2_345_000_000, "2.3 GB"),
+        (5 * 10**15, "5000.0 TB"),
+        pytest.param(999_999, "1.0 MB", marks=pytest.mark.xfail(reason=ROUNDING)),
+    ],
+)
+def test_a_size_for_people(num_bytes: int, text: str) -> None:
+    assert size(num_bytes) == text
+
+
+def test_the_line_says_what_matters_and_fits_one_line() -> None:
+    text = line(busy())
+    assert "\n" not in text
+    parts = text.split(" | ")
+    assert parts[0] == "step 12345"
+    assert parts[1] == "1.235 bits/byte"
+    assert parts[2] == "98,765 tokens/s"
+    assert {"round 1234", "25 others", "up 123.5 GB down 12.3 kB"} <= set(parts)
+    assert parts[-1].startswith("exchanging, waiting for")
+
+
+def test_what_is_not_known_yet_is_a_dash_and_no_nan() -> None:
+    text = line(PeerStatus())
+    assert "- bits/byte" in text
+    assert "nan" not in text
+    console = Console(record=True, width=80, quiet=False, file=open_nothing())
+    console.print(_screen(PeerStatus(), "thinwire"))
+    assert "nan" not in console.export_text()
+
+
+def open_nothing() -> "Nothing":
+    return Nothing()
+
+
+class Nothing:
+    """A file that keeps nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+def drawn(status: PeerStatus, width: int) -> str:
+    console = Console(record=True, width=width, file=Nothing())  # type: ignore[arg-type]
+    console.print(_screen(status, "thinwire, run 0123456789ab"))
+    return console.export_text()
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+@pytest.mark.parametrize("status", [PeerStatus(), busy()], ids=["new", "busy"])
+def test_the_screen_fits_its_width(status: PeerStatus, width: int) -> None:
+    rows = drawn(status, width).splitlines()
+    assert {len(row) for row in rows} == {width}
+    for notice in status.notices:
+        assert notice.split()[0] in " ".join(rows)
+
+
+@pytest.mark.parametrize(
+    ("step", "width"),
+    [
+        (12_345, 80),
+        (1_234_567_890, 80),
+        (345, 40),
+        *(
+            pytest.param(
+                step,
+                40,
+                marks=pytest.mark.xfail(
+                    reason="peer/cli/screen.py: four columns in 40 cells cut the numbers"
+                ),
+            )
+            for step in (1_234_567, 1_234_567_890)
+        ),
+    ],
+)
+def test_the_step_is_never_cut(step: int, width: int) -> None:
+    status = busy()
+    status.step = step
+    assert re.search(rf"\b{step:,}(?![\d,.\u2026])", drawn(status, width))
+
+
+@pytest.mark.parametrize("width", [80, 40])
+async def test_the_live_screen_shows_until_it_is_cancelled(width: int) -> None:
+    console = Console(
+        record=True,
+        width=width,
+        height=40,
+        file=Nothing(),  # type: ignore[arg-type]
+        force_terminal=True,
+    )
+    status = busy()
+    status.step = 321
+    showing = asyncio.create_task(show(status, console, title="thinwire", plain=False))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not showing.done()
+    showing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await showing
+    assert "321" in console.export_text()
+
+
+async def test_plain_lines_tell_phases_once_and_every_notice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("peer.cli.screen.REFRESH_S", 0.0)
+    console = Console(record=True, width=40, file=Nothing())  # type: ignore[arg-type]
+    status = PeerStatus(phase="entering the swarm")
+    showing = asyncio.create_task(show(status, console, title="", plain=True))
+
+    async def a_while() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    await a_while()
+    status.phase = "loading the text"
+    status.notices.append("a long notice that is told on one line, [brackets] and all " * 2)
+    await a_while()
+    status.tokens_per_s, status.step, status.phase = 10.0, 5, "training"
+    await a_while()
+    status.phase = "exchanging"
+    await a_while()
+    showing.cancel()
+    await asyncio.gather(showing, return_exceptions=True)
+    rows = [row.rstrip() for row in console.export_text().splitlines()]
+    assert rows[0] == "entering the swarm"
+    assert rows[1] == f"note: {status.notices[0]}".rstrip()
+    assert rows[2] == "loading the text"
+    assert rows[3].startswith("step 5 |")
+    assert len(rows) == 4  # the next line only after a while
