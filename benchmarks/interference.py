@@ -69,6 +69,8 @@ MODELS = {
     "5M": {"dim": 256, "layers": 6, "heads": 4, "ffn_dim": 704},
     "25M": {"dim": 512, "layers": 8, "heads": 8, "ffn_dim": 1408},
 }
+CORES = sorted(os.sched_getaffinity(0))
+"""Those that we may use; with `--own-core` the last one is the trainer's."""
 _PORT = "port"
 
 
@@ -273,7 +275,7 @@ async def run(options: Options, pair: Pair, in_process: InProcess | None) -> dic
             if not in_process:
                 log.pids["wire"] = os.getpid()
             if options.own_core:
-                os.sched_setaffinity(hello.pid, {trainer_core()})
+                os.sched_setaffinity(hello.pid, CORES[-1:])
             result = await measure(options, end, trainer, log)
             await trainer.leave()
         return {"parameters": _parameters(options, end, hello.data)} | result
@@ -309,11 +311,6 @@ def in_loop(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def trainer_core() -> int:
-    """Returns the core that `--own-core` gives to the trainer."""
-    return (os.cpu_count() or 1) - 1
-
-
 def say(line: str) -> None:
     """Tells people how it goes."""
     print(line, file=sys.stderr, flush=True)
@@ -329,7 +326,7 @@ def main() -> None:
     options = Options(**arguments)
     result = {"benchmark": "interference", "machine": facts()}
     if options.own_core:
-        os.sched_setaffinity(0, os.sched_getaffinity(0) - {trainer_core()})
+        os.sched_setaffinity(0, CORES[:-1])
     with tempfile.TemporaryDirectory(prefix="thinwire-") as folder:
         pair = Pair.create(Path(folder), options.manifest)
         if options.thread:
@@ -360,6 +357,8 @@ def _parse() -> dict[str, Any]:
     arguments: dict[str, Any] = vars(parser.parse_args())
     if arguments["pairs"] < 2:
         parser.error("--pairs: at least 2")
+    if arguments["own_core"] and len(CORES) < 2:
+        parser.error("--own-core: this machine has but one core")
     return arguments
 
 

@@ -10,6 +10,8 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from peer.config import PeerConfig
 from peer.driver import Driver
 from peer.entry import check_run, fetch_state, find_run, places
@@ -114,6 +116,7 @@ class Peer:
     async def _start_parts(self, identity: Identity, run: Run) -> None:
         config, status = self.config, self.status
         status.phase = "building the model"
+        torch.set_num_threads(1)  # one core is enough for the mixing; the others are the trainer's
         mixing = mixing_of(run.manifest)
         self._keeper = Keeper(config.directory, run.manifest.run_id, self._our_id, mixing)
         self._mixing = mixing
