@@ -1,6 +1,7 @@
 """Founding a run: settings that people write become a manifest that nobody can change."""
 
 import hashlib
+import os
 import secrets
 import tomllib
 from pathlib import Path
@@ -75,8 +76,11 @@ def method_settings(given: object) -> dict[str, Any]:
     table = {"preset": given} if isinstance(given, str) else given
     if not isinstance(table, dict):
         raise ConfigError('method: write the name of a preset, or a table with preset = "..."')
+    for axis in ("schedule", "codec", "outer"):
+        if not isinstance(table.get(axis, {}), dict):
+            raise ConfigError(f"method.{axis}: write a table of settings, got {table[axis]!r:.60}")
     name = table.get("preset", "diloco")
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f"method: there is no preset {name!r}; choose one of {_names()}")
     axes = PRESETS[name]
     outer = dict(axes["outer"])
@@ -102,6 +106,24 @@ def _names() -> str:
 def _secret(folder: Path) -> bytes:
     path = folder / SECRET
     if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(SECRET_BYTES))
-    return bytes.fromhex(path.read_text())
+        temporary = folder / f".{SECRET}-{os.getpid()}"
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(secrets.token_hex(SECRET_BYTES))
+        temporary.rename(path)
+    return read_secret(path)
+
+
+def read_secret(path: Path) -> bytes:
+    """Returns the secret of a run by invitation.
+
+    Raises:
+        ConfigError: it is missing or damaged.
+    """
+    try:
+        secret = bytes.fromhex(path.read_text())
+    except (OSError, ValueError):
+        secret = b""
+    if len(secret) != SECRET_BYTES:
+        raise ConfigError(f"this run is by invitation, but its secret {path} is missing or damaged")
+    return secret

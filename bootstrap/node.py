@@ -4,10 +4,11 @@ It may die at any time: peers that know each other need it no more, and any peer
 others in.
 """
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from bootstrap.found import SECRET
+from bootstrap.found import SECRET, read_secret
 from peer.identity_file import load_identity
 from peer.net.config import WireConfig
 from peer.net.directory_hivemind import HivemindDirectory
@@ -120,10 +121,10 @@ def _read(folder: Path) -> tuple[Manifest, bytes]:
 def _secret(folder: Path, manifest: Manifest) -> bytes | None:
     if manifest.membership.policy == "open":
         return None
-    try:
-        return bytes.fromhex((folder / SECRET).read_text())
-    except (OSError, ValueError):
-        raise ConfigError(f"this run is by invitation, but {folder / SECRET} is missing") from None
+    secret = read_secret(folder / SECRET)
+    if hashlib.sha256(secret).hexdigest() != manifest.membership.invite_digest:
+        raise ConfigError(f"this run is by invitation, but {folder / SECRET} is another run's")
+    return secret
 
 
 def _last_port(folder: Path, our_id: PeerId) -> int:

@@ -41,6 +41,7 @@ LEAVE_S = 4.0
 GOODBYE_S = 1.0
 """Of which telling the directory may take so long."""
 PROGRESS_EVENT_S = 2.0
+SHOW_S = 0.5
 
 
 class Peer:
@@ -120,7 +121,9 @@ class Peer:
         mixing = mixing_of(run.manifest)
         self._keeper = Keeper(config.directory, run.manifest.run_id, self._our_id, mixing)
         self._mixing = mixing
-        self._checkpoint_folder = self._keeper.latest() if config.resume else None
+        self._checkpoint_folder = self._keeper.load() if config.resume else None
+        if self._keeper.has_checkpoint and not config.resume:
+            status.notices.append("there is a checkpoint here; --resume would go on from it")
         self._trainer = await TrainerPort.launch(
             self._trainer_config(), config.directory, mixing.layout, on_news=self._on_news
         )
@@ -152,7 +155,7 @@ class Peer:
         hello = await self._trainer.hello
         if hello.validation_problem:
             status.notices.append(hello.validation_problem)
-            logger.warning("%s", hello.validation_problem)
+            logger.info("%s", hello.validation_problem)  # the screen shows the notice
         await self._presence.refresh_quietly()
         donor = None
         if self._checkpoint_folder is not None:
@@ -162,8 +165,9 @@ class Peer:
             )
             status.step, status.tokens = started.step, started.tokens
         else:
-            status.phase = "fetching the model from the farthest peer"
+            showing = asyncio.create_task(self._show_fetch())
             donor = await fetch_state(mixing, self._wire, self._presence)
+            await _cancel(showing)
             status.step = mixing.outer[0].round * run.manifest.method.schedule.interval_steps
             await self._trainer.start(
                 [outer.anchor for outer in mixing.outer], step=status.step, tokens=0
@@ -178,6 +182,14 @@ class Peer:
             device=hello.device,
             ticket=str(self.ticket) if not self.ticket.secret else "(secret)",
         )
+
+    async def _show_fetch(self) -> None:
+        num_fragments = len(self._mixing.outer)
+        total = sum(self._mixing.state_bytes(fragment) for fragment in range(num_fragments))
+        while True:
+            received_frac = self._wire.counters.received["state"] / total
+            self.status.phase = f"fetching the model from another peer: {received_frac:.0%}"
+            await asyncio.sleep(SHOW_S)
 
     def _hold_folder(self, folder: Path) -> None:
         """Two peers with one identity would harm each other, so a folder has one user at a time."""
@@ -278,8 +290,8 @@ class Peer:
                 self.status.sent_bytes = sum(counters.sent.values())
                 self.status.received_bytes = sum(counters.received.values())
             self._events.write("progress", **self._progress())
-            for _ in range(4):
-                await asyncio.sleep(PROGRESS_EVENT_S / 4)
+            for _ in range(int(PROGRESS_EVENT_S / SHOW_S)):
+                await asyncio.sleep(SHOW_S)
                 self.status.phase = self._driver.waiting_for()
 
     def _progress(self) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def parse_listen(text: str) -> tuple[str, int]:
         ConfigError: it is none of them.
     """
     host, _, port = text.partition(":")
-    if port and not (port.isdigit() and int(port) < 65535):
+    is_number = port.isascii() and port.isdecimal()
+    if port and not (is_number and int(port) < 65535):
         raise ConfigError(f"--listen {text}: the port must be a number below 65535")
     return host or "127.0.0.1", int(port or 0)

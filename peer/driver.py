@@ -99,6 +99,7 @@ class Driver:
     def begin(self, trainer: TrainerPort, wire: Wire) -> None:
         """Makes the machines, at the rounds of the mixing; from now on events count."""
         self._trainer, self._wire = trainer, wire
+        self.mixing.landed = list(self.mixing.outer)
         for fragment, outer in enumerate(self.mixing.outer):
             config = ExchangeConfig(
                 our_id=self._our_id,
@@ -162,7 +163,7 @@ class Driver:
             round, state = await self._job(lambda: self.mixing.state_blob(ref.fragment))
             self._events.write("state_served", to=src, round=round, size_bytes=len(state))
             return Blob(state, round)
-        if ref.kind == "part" and src not in self._offers.get(ref.exchange_id, frozenset((src,))):
+        if ref.kind == "part" and self._is_kept_from(src, ref):
             raise NotAvailable("this contribution is for others")
         hold_s = max(MIN_HOLD_S, self._manifest.round.progress_s / 2)
         try:
@@ -172,6 +173,11 @@ class Driver:
         except TimeoutError:
             raise NotAvailable("not here, or not yet") from None
         return Blob(memoryview(data))
+
+    def _is_kept_from(self, src: PeerId, ref: BlobRef) -> bool:
+        """Whether a contribution is for others; one that is not offered yet may be for anybody."""
+        members = self._offers.get(ref.exchange_id)
+        return src not in members if members is not None else self.mixing.blob(ref) is not None
 
     def waiting_for(self) -> str:
         """Returns in words what the exchange is at, for people."""
@@ -195,9 +201,15 @@ class Driver:
         if due_s is not None:
             delay_s = max(0.0, due_s - time.monotonic())
             self._timers[fragment] = asyncio.get_running_loop().call_later(
-                delay_s, self._feed, fragment, lambda machine, now_s: machine.on_timer(now_s=now_s)
+                delay_s, self._on_timer, fragment
             )
         self._offer_snapshot(fragment)
+
+    def _on_timer(self, fragment: int) -> None:
+        try:
+            self._feed(fragment, lambda machine, now_s: machine.on_timer(now_s=now_s))
+        except Exception as error:  # noqa: BLE001 - boundary: the event loop would only log it
+            self._fail(error)
 
     def _offer_snapshot(self, fragment: int) -> None:
         """A snapshot in our hands is always the machine's as soon as it can use it."""
@@ -272,13 +284,14 @@ class Driver:
 
     async def _land(self, effect: Land) -> None:
         old = self.mixing.outer[effect.fragment]
+        tokens = self._departed_tokens.get(effect.fragment, 0)
         new = await self._job(lambda: self.mixing.land(effect))
         await self._hand_over(effect.fragment, new, old if effect.rebase_on_anchor else None)
         status = self._status
         status.exchanges_done += 1
         if not effect.rebase_on_anchor:
             status.contributions += 1
-            status.contributed_tokens += self._departed_tokens.get(effect.fragment, 0)
+            status.contributed_tokens += tokens
         self._events.write(
             "landed",
             fragment=effect.fragment,
@@ -303,11 +316,12 @@ class Driver:
                 BlobRef("state", fragment),
                 max_bytes=self.mixing.state_bytes(fragment),
             )
-            if blob.round >= old.round:
-                new = await self._job(
-                    lambda: self.mixing.load_state_blob(fragment, blob.data, blob.round)
-                )
-                await self._hand_over(fragment, new, old)
+            if blob.round < old.round:
+                raise NotAvailable(f"{effect.src} is only at round {blob.round} itself")
+            new = await self._job(
+                lambda: self.mixing.load_state_blob(fragment, blob.data, blob.round)
+            )
+            await self._hand_over(fragment, new, old)
             self._events.write("caught_up", fragment=fragment, round=new.round, src=effect.src)
         except (TransportError, RemoteError) as error:
             self._events.write("catching_up_failed", src=effect.src, reason=str(error))
@@ -320,6 +334,7 @@ class Driver:
         landed = await self._port.land(
             fragment, new.round, new.anchor, old_anchor=old.anchor if old else None
         )
+        self.mixing.landed[fragment] = new
         self._status.round = min(outer.round for outer in self.mixing.outer)
         self._status.waited_s += landed.waited_s
 
@@ -357,5 +372,9 @@ class Driver:
         if task.cancelled():
             return
         error = task.exception()
-        if error is not None and not self._failed.done():
+        if error is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._failed.done():
             self._failed.set_exception(error)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from optim.outer.rule import State
 from peer.mixing import Mixing, OuterState
 from peer.train.checkpoint import (
     OUTER,
@@ -16,7 +17,7 @@ from peer.train.checkpoint import (
     write_tensors,
 )
 from peer.trainer_port import TrainerPort
-from protocol.errors import ConfigError, MalformedMessage
+from protocol.errors import ConfigError
 from protocol.identity import PeerId
 from protocol.manifest import RunId
 
@@ -36,7 +37,12 @@ class Keeper:
         self._our_id = our_id
         self._mixing = mixing
 
-    def latest(self) -> Path:
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to resume from."""
+        return latest(self._folder) is not None
+
+    def load(self) -> Path:
         """Loads the outer half of the newest checkpoint, and returns the folder of the other.
 
         Raises:
@@ -47,6 +53,8 @@ class Keeper:
             raise ConfigError(f"there is no checkpoint in {self._folder}; join without --resume")
         checkpoint = open_checkpoint(path, run_id=self._run_id, peer_id=self._our_id)
         tensors = checkpoint.outer()
+        if len(checkpoint.info.rounds) != len(self._mixing.outer):
+            raise self._misfit(path)
         for fragment, round in enumerate(checkpoint.info.rounds):
             prefix = f"state.{fragment}."
             state = {
@@ -54,13 +62,16 @@ class Keeper:
                 for name, tensor in tensors.items()
                 if name.startswith(prefix)
             }
-            try:
-                self._mixing.load_state(fragment, tensors[f"anchor.{fragment}"], state, round)
-            except (KeyError, IndexError, MalformedMessage):
-                raise ConfigError(
-                    f"{path / OUTER} does not fit the run's method; join without --resume"
-                ) from None
+            anchor = tensors.get(f"anchor.{fragment}")
+            expected = self._mixing.outer[fragment]
+            fits = anchor is not None and anchor.shape == expected.anchor.shape
+            if anchor is None or not fits or not _is_alike(state, expected.state):
+                raise self._misfit(path)
+            self._mixing.load_state(fragment, anchor, state, round)
         return path
+
+    def _misfit(self, path: Path) -> ConfigError:
+        return ConfigError(f"{path / OUTER} does not fit the run's method; join without --resume")
 
     async def save(self, trainer: TrainerPort, step: int) -> Path:
         """Writes a checkpoint of now, and returns its folder.
@@ -70,7 +81,7 @@ class Keeper:
         """
         staged = stage(self._folder, step)
         outer: list[OuterState] = []
-        saved = await trainer.save(str(staged), lambda: outer.extend(self._mixing.outer))
+        saved = await trainer.save(str(staged), lambda: outer.extend(self._mixing.landed))
         if saved.problem:
             raise ConfigError(saved.problem)
         info = CheckpointInfo(
@@ -86,6 +97,12 @@ class Keeper:
             return commit(staged, info)
 
         return await asyncio.to_thread(finish)
+
+
+def _is_alike(state: State, expected: State) -> bool:
+    return {name: t.shape for name, t in state.items()} == {
+        name: t.shape for name, t in expected.items()
+    }
 
 
 def _tensors_of(outer: list[OuterState]) -> dict[str, Tensor]:

@@ -63,6 +63,8 @@ class Mixing:
             part = anchor[fragment.start : fragment.stop].clone()
             state = rule.init_state(len(fragment))
             self.outer.append(OuterState(part, state, 0, digest_of(part)))
+        self.landed = list(self.outer)
+        """As `outer`, but only what the trainer has landed: what a checkpoint may hold."""
         self._benches: OrderedDict[bytes, _Bench] = OrderedDict()
 
     # ---- sizes, known from the manifest alone
@@ -180,7 +182,7 @@ class Mixing:
         return outer.round, _raw(torch.cat(vectors))
 
     def load_state_blob(self, fragment: int, data: memoryview, round: int) -> OuterState:
-        """Replaces a fragment's outer state by another peer's.
+        """Replaces a fragment's outer state by another peer's; it has still to land.
 
         Raises:
             MalformedMessage: the size is wrong, or a value is not finite.
@@ -193,12 +195,14 @@ class Mixing:
         names = sorted(self.outer[fragment].state)
         anchor, *rest = vectors.view(1 + len(names), -1).unbind()
         state = {name: vector.clone() for name, vector in zip(names, rest, strict=True)}
-        return self.load_state(fragment, anchor.clone(), state, round)
+        new = OuterState(anchor.clone(), state, round, digest_of(anchor))
+        self.outer[fragment] = new
+        return new
 
     def load_state(self, fragment: int, anchor: Tensor, state: State, round: int) -> OuterState:
-        """Replaces a fragment's outer state, for instance by a checkpoint's."""
+        """Replaces a fragment's outer state before training begins, by a checkpoint's."""
         new = OuterState(anchor, state, round, digest_of(anchor))
-        self.outer[fragment] = new
+        self.outer[fragment] = self.landed[fragment] = new
         return new
 
     def _bench(self, fragment: int, exchange_id: bytes) -> _Bench:

@@ -78,7 +78,7 @@ class Presence:
                 await self.announce(our_card())
                 await self.refresh()
                 is_reachable = True
-            except TransportError as error:
+            except (TransportError, RemoteError) as error:
                 if is_reachable:
                     logger.info("the directory is out of reach: %s", error)
                 is_reachable = False

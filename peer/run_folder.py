@@ -33,8 +33,11 @@ def write_run(folder: Path, run: Run) -> None:
         path = folder / MANIFEST
         if path.exists() and path.read_bytes() != data:
             raise ConfigError(f"{folder} belongs to another run; choose another folder")
-        path.write_bytes(data)
+        # The manifest comes last and whole: with it the folder counts as the run's.
         (folder / SIGNATURE).write_bytes(run.signature)
+        temporary = folder / f".{MANIFEST}-{os.getpid()}"
+        temporary.write_bytes(data)
+        temporary.rename(path)
     except OSError as error:
         raise ConfigError(f"cannot write to {folder}: {error}") from error
 
@@ -68,13 +71,14 @@ def write_ticket(folder: Path, ticket: Ticket) -> None:
     temporary.rename(folder / TICKET)
 
 
-def read_ticket(folder: Path) -> Ticket:
-    """Returns the ticket kept in a folder.
+def read_ticket(path: Path) -> Ticket:
+    """Returns the ticket kept in a folder, or in a file.
 
     Raises:
         ConfigError: there is none.
     """
+    file = path if path.is_file() else path / TICKET
     try:
-        return parse_ticket((folder / TICKET).read_text())
+        return parse_ticket(file.read_bytes().decode("ascii", "replace"))
     except OSError:
-        raise ConfigError(f"{folder} holds no run: there is no {TICKET} in it") from None
+        raise ConfigError(f"{path} holds no run: there is no {TICKET} in it") from None

@@ -1,7 +1,9 @@
 """What happened, as JSON lines for programs and as log lines for people."""
 
+import contextlib
 import json
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,18 @@ class Events:
 
     def __init__(self, path: Path, *, run_id: RunId, peer_id: PeerId) -> None:
         self._file = path.open("a", buffering=1)
+        if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+            self._file.write("\n")  # what a former life left half written is a line of its own
         self._common = {"run_id": run_id, "peer_id": peer_id}
 
     def write(self, event: str, **fields: Any) -> None:
         """Writes one line; `event` is a stable snake_case word."""
         line = {"t_unix_s": time.time(), "t_mono_s": time.monotonic(), **self._common}
-        self._file.write(json.dumps(line | {"event": event} | fields, default=str) + "\n")
+        known = {key: None if _is_nan(value) else value for key, value in fields.items()}
+        try:
+            self._file.write(json.dumps(line | {"event": event} | known, default=str) + "\n")
+        except OSError as error:  # a full disk ends the log, not the training
+            logger.warning("cannot write events: %s", error)
         level = logging.WARNING if event in _LOUD else logging.DEBUG
         logger.log(level, "%s %s", event.replace("_", " "), fields)
 
@@ -34,6 +42,13 @@ class Events:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """Returns the events in a file, without a last line that a killed peer left half written."""
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    """Returns the events in a file, without lines that a killed peer left half written."""
+    events = []
+    for line in path.read_text().split("\n")[:-1]:
+        with contextlib.suppress(json.JSONDecodeError):
+            events.append(json.loads(line))
+    return events
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)

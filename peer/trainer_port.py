@@ -7,7 +7,9 @@ for the wire process's side.
 import asyncio
 import contextlib
 import subprocess
+from collections import defaultdict, deque
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,7 +55,10 @@ class TrainerPort:
         self._interchange = interchange
         self._layout = layout
         self._on_news = on_news
-        self._answers: dict[tuple[type, int | None], asyncio.Future[Any]] = {}
+        self._answers: defaultdict[tuple[type, int | None], deque[asyncio.Future[Any]]]
+        self._answers = defaultdict(deque)
+        """In the order of the questions; one that nobody awaits any more still has its answer."""
+        self._is_over = False
         self._anchor_lock = asyncio.Lock()
         self._snapshots: set[int] = set()
         """Fragments of which the snapshot in `base` is ours."""
@@ -88,14 +93,16 @@ class TrainerPort:
             TrainerGone: it ended without saying goodbye.
             ConfigError: it cannot run on this machine; says why.
         """
-        async for message in self._channel:
-            self._has_left = self._has_left or isinstance(message, lines.Left)
-            self._on_message(message)
-        open_answers: list[asyncio.Future[Any]] = [*self._answers.values(), self.hello]
-        for answer in open_answers:
-            if not answer.done():
-                answer.set_exception(self._failure)
-                answer.exception()  # whoever still awaits it gets it; nobody must
+        try:
+            async for message in self._channel:
+                self._has_left = self._has_left or isinstance(message, lines.Left)
+                self._on_message(message)
+        finally:
+            self._is_over = True
+            for answer in chain(*self._answers.values(), (self.hello,)):
+                if not answer.done():
+                    answer.set_exception(self._failure)
+                    answer.exception()  # whoever still awaits it gets it; nobody must
         if not self._has_left:
             raise self._failure
 
@@ -181,8 +188,10 @@ class TrainerPort:
     async def _ask(
         self, question: lines.ToTrainer, kind: type[Answer], fragment: int | None = None
     ) -> Answer:
+        if self._is_over:
+            raise self._failure
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._answers[kind, fragment] = answer
+        self._answers[kind, fragment].append(answer)
         self._channel.send(question)
         return await answer
 
@@ -197,8 +206,10 @@ class TrainerPort:
         if isinstance(message, lines.Departed):
             self._snapshots.add(message.fragment)
         fragment = getattr(message, "fragment", None)
-        answer = self._answers.pop((type(message), fragment), None)
-        if answer is not None and not answer.done():
-            answer.set_result(message)
+        answers = self._answers[type(message), fragment]
+        if answers:
+            answer = answers.popleft()
+            if not answer.done():
+                answer.set_result(message)
         elif isinstance(message, lines.Progress | lines.Departed):
             self._on_news(message)

@@ -17,6 +17,9 @@ from peer.run_folder import read_ticket
 from protocol.errors import ConfigError
 from protocol.ticket import parse_ticket
 
+LONGEST_PATH = 250
+"""A longer word is a ticket; file systems refuse to look for it."""
+
 
 def join(
     ticket: Annotated[
@@ -69,12 +72,9 @@ def join(
             raise ConfigError("give a ticket, or the folder of a peer with --resume")
         parsed = read_ticket(folder)
     else:
-        parsed = parse_ticket(Path(ticket).read_text() if Path(ticket).is_file() else ticket)
+        is_path = len(ticket) < LONGEST_PATH and Path(ticket).exists()
+        parsed = read_ticket(Path(ticket)) if is_path else parse_ticket(ticket)
     folder = folder or Path(f"thinwire-{parsed.run_id[:12]}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot use the folder {folder}: {error.strerror}") from None
     host, port = parse_listen(listen)
     config = PeerConfig(
         ticket=parsed,
@@ -93,7 +93,11 @@ def join(
         allow_text_recipe=allow_text,
     )
     console = Console()
-    _log_to(console, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _log_to(console, folder)
+    except OSError as error:
+        raise ConfigError(f"cannot use the folder {folder}: {error.strerror}") from None
     run_loop(_live(config, console, plain=plain))
 
 

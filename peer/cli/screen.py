@@ -14,6 +14,8 @@ from peer.status import PeerStatus
 
 PLAIN_EVERY_S = 10.0
 REFRESH_S = 0.25
+NARROW_COLUMNS = 70
+"""Below that one value a row."""
 
 
 async def show(status: PeerStatus, console: Console, *, title: str, plain: bool) -> None:
@@ -23,7 +25,7 @@ async def show(status: PeerStatus, console: Console, *, title: str, plain: bool)
         return
     with Live(console=console, refresh_per_second=1 / REFRESH_S, transient=False) as live:
         while True:
-            live.update(_screen(status, title))
+            live.update(_screen(status, title, width=console.width))
             await asyncio.sleep(REFRESH_S)
 
 
@@ -35,11 +37,12 @@ async def _show_lines(status: PeerStatus, console: Console) -> None:
             console.print(f"note: {notice}", markup=False, highlight=False, soft_wrap=True)
         num_notices = len(status.notices)
         is_training = status.tokens_per_s > 0
-        is_news = status.phase != last_phase and not is_training
-        if is_news or (is_training and time.monotonic() >= next_at_s):
-            text = line(status) if is_training else status.phase
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
-            last_phase, next_at_s = status.phase, time.monotonic() + PLAIN_EVERY_S
+        if is_training and time.monotonic() >= next_at_s:
+            console.print(line(status), markup=False, highlight=False, soft_wrap=True)
+            next_at_s = time.monotonic() + PLAIN_EVERY_S
+        elif not is_training and status.phase != last_phase:
+            console.print(status.phase, markup=False, highlight=False, soft_wrap=True)
+            last_phase = status.phase
         await asyncio.sleep(REFRESH_S)
 
 
@@ -60,17 +63,19 @@ def line(status: PeerStatus) -> str:
 
 def size(num_bytes: float) -> str:
     """Returns a number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+    if num_bytes < 1000:
+        return f"{num_bytes:.0f} B"
+    for unit in ("kB", "MB", "GB"):
         num_bytes /= 1000
+        if num_bytes < 999.95:  # from there on it would be shown as 1000.0
+            return f"{num_bytes:.1f} {unit}"
+    num_bytes /= 1000
     return f"{num_bytes:.1f} TB"
 
 
-def _screen(status: PeerStatus, title: str) -> Panel:
+def _screen(status: PeerStatus, title: str, *, width: int) -> Panel:
+    is_narrow = width < NARROW_COLUMNS
     table = Table.grid(padding=(0, 3))
-    for _ in range(4):
-        table.add_column()
     rows = [
         (
             ("step", f"{status.step:,}" + (" (done)" if status.is_done else "")),
@@ -97,11 +102,10 @@ def _screen(status: PeerStatus, title: str) -> Panel:
             ("exchange work", f"{status.overhead_s:.1f} s, waited {status.waited_s:.1f} s"),
         ),
     ]
-    for left, right in rows:
-        cells: list[Text] = []
-        for name, value in (left, right):
-            cells += [Text(name, style="dim"), Text(value)]
-        table.add_row(*cells)
+    for pair in rows:
+        cells = [Text(*cell) for name, value in pair for cell in ((name, "dim"), (value, ""))]
+        for row in (cells[:2], cells[2:]) if is_narrow else (cells,):
+            table.add_row(*row)
     notices = [Text(notice, style="yellow") for notice in status.notices[-3:]]
     now = Text.assemble(("now  ", "dim"), (status.phase, "bold"))
     return Panel(

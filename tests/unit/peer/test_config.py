@@ -32,12 +32,7 @@ def test_host_and_port_may_be_left_out(text: str, expected: tuple[str, int]) -> 
         "host:65535",  # the directory needs the next one
         "host:80:81",
         "::1",
-        pytest.param(
-            "host:\u00b2",
-            marks=pytest.mark.xfail(
-                raises=ValueError, reason="peer/config.py: isdigit() lets superscripts through"
-            ),
-        ),
+        "host:\u00b2",
     ],
 )
 def test_a_port_that_cannot_be_is_refused_with_what_was_typed(text: str) -> None:

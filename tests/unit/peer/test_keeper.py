@@ -41,7 +41,7 @@ async def test_a_checkpoint_brings_back_both_halves(tmp_path: Path) -> None:
         path = await keeper_of(tmp_path, mixing).save(rig.port, step=41)
         theta = rig.trainer.theta
     twin = mixing_of(num_fragments=2)
-    assert keeper_of(tmp_path, twin).latest() == path
+    assert keeper_of(tmp_path, twin).load() == path
     for ours, theirs in zip(mixing.outer, twin.outer, strict=True):
         assert (ours.round, ours.digest) == (theirs.round, theirs.digest)
         assert torch.equal(ours.state["momentum"], theirs.state["momentum"])
@@ -60,13 +60,13 @@ async def test_the_newest_checkpoint_counts(tmp_path: Path) -> None:
             mixing.load_state(0, mixing.outer[0].anchor, mixing.outer[0].state, step)
             await keeper_of(tmp_path, mixing).save(rig.port, step)
     twin = mixing_of(num_fragments=2)
-    assert keeper_of(tmp_path, twin).latest().name.endswith("11")
+    assert keeper_of(tmp_path, twin).load().name.endswith("11")
     assert twin.outer[0].round == 11
 
 
 def test_without_a_checkpoint_resuming_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no checkpoint in .*without --resume"):
-        keeper_of(tmp_path, moved()).latest()
+        keeper_of(tmp_path, moved()).load()
 
 
 async def test_a_trainer_that_could_not_write_leaves_the_older_checkpoint(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ async def test_a_trainer_that_could_not_write_leaves_the_older_checkpoint(tmp_pa
         rig.trainer._send(lines.Saved(step=2, tokens=0, path=save.folder, problem="disk full"))
         with pytest.raises(ConfigError, match="disk full"):
             await saving
-        assert keeper.latest() == path
+        assert keeper.load() == path
 
 
 @pytest.mark.parametrize(
@@ -95,19 +95,14 @@ async def test_somebody_elses_checkpoint_is_refused(
     async with a_rig(TWO_FRAGMENTS) as rig:
         await keeper_of(tmp_path, moved()).save(rig.port, 1)
     with pytest.raises(ConfigError, match=word):
-        Keeper(tmp_path, run_id, peer_id, moved()).latest()
+        Keeper(tmp_path, run_id, peer_id, moved()).load()
 
 
 @pytest.mark.parametrize(
     "left_out",
     [
         "anchor.0",
-        pytest.param(
-            "state.0.momentum",
-            marks=pytest.mark.xfail(
-                reason="peer/keeper.py: a missing state is loaded as {}; the next landing dies"
-            ),
-        ),
+        "state.0.momentum",
     ],
 )
 async def test_a_checkpoint_that_does_not_fit_the_method_is_refused(
@@ -124,14 +119,14 @@ async def test_a_checkpoint_that_does_not_fit_the_method_is_refused(
     write_tensors(staged / INNER, inner)
     commit(staged, checkpoint.info)
     with pytest.raises(ConfigError, match=r"does not fit the run's method.*without --resume"):
-        keeper.latest()
+        keeper.load()
 
 
 async def test_a_checkpoint_of_more_fragments_than_the_run_has_is_refused(tmp_path: Path) -> None:
     async with a_rig(TWO_FRAGMENTS) as rig:
         await keeper_of(tmp_path, moved(2)).save(rig.port, 1)
     with pytest.raises(ConfigError, match="does not fit"):
-        keeper_of(tmp_path, mixing_of()).latest()
+        keeper_of(tmp_path, mixing_of()).load()
 
 
 def halves_of(path: Path, node: Node) -> tuple[int, torch.Tensor, torch.Tensor]:
@@ -173,10 +168,6 @@ async def test_a_landing_is_in_both_halves_or_in_none(tmp_path: Path, first: str
             assert torch.equal(theta, theta_before)
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="peer/driver.py: mixing.outer is ahead of the trainer while its Land waits for the lock",
-)
 async def test_a_landing_that_waits_behind_a_save_is_in_no_half(tmp_path: Path) -> None:
     async with nodes(manifest_of(), tmp_path) as (node,):
         keeper = Keeper(tmp_path, node.manifest.run_id, node.peer_id, node.mixing)

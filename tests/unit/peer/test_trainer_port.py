@@ -163,10 +163,6 @@ async def test_what_belongs_to_a_save_is_taken_when_no_landing_is_on_its_way() -
         await asyncio.gather(saving, return_exceptions=True)
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="peer/trainer_port.py: answers are not matched to questions that were cancelled",
-)
 async def test_the_answer_to_a_save_that_was_given_up_is_not_the_next_ones() -> None:
     async with a_rig() as rig:
         rig.trainer.held = {lines.Save}
@@ -209,9 +205,6 @@ async def test_a_trainer_that_fails_says_why(is_config: bool, expected: type[Exc
             assert type(failed.value) is expected
 
 
-@pytest.mark.xfail(
-    raises=TimeoutError, reason="peer/trainer_port.py: _ask waits for ever once the trainer is gone"
-)
 async def test_a_question_after_the_end_is_answered_with_the_end() -> None:
     async with a_rig() as rig:
         await rig.die()

@@ -1,4 +1,4 @@
-"""The command: what an operator sees when something is wrong, and what `join` makes of its words."""
+"""What an operator sees when something is wrong, and what `join` makes of its words."""
 
 import subprocess
 import sys
@@ -173,18 +173,8 @@ def test_a_ticket_is_all_that_is_needed(
     [
         1,
         2,
-        pytest.param(
-            3,
-            marks=pytest.mark.xfail(
-                raises=OSError, reason="peer/cli/join.py: is_file() of over 255 characters fails"
-            ),
-        ),
-        pytest.param(
-            16,
-            marks=pytest.mark.xfail(
-                raises=OSError, reason="peer/cli/join.py: is_file() of over 255 characters fails"
-            ),
-        ),
+        3,
+        16,
     ],
 )
 def test_a_ticket_may_list_many_addresses(

@@ -1,0 +1,268 @@
+"""A driver among peers that lie, are gone, or are far ahead, and at its own end."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from peer.mixing import Mixing, digest_of
+from peer.net.wire_memory import MemoryNetwork, MemoryWire
+from peer.ports import Blob
+from peer.train import lines
+from protocol.errors import NotAvailable
+from protocol.group_exchange import GroupExchange
+from protocol.identity import PeerId
+from protocol.machine import BlobRef
+from protocol.messages import Answer, Committed, Note, Propose, Ready
+from tests.unit.peer.test_driver import (
+    IDS,
+    START,
+    Node,
+    a_round,
+    drift,
+    introduce,
+    manifest_of,
+    nodes,
+    wire_config,
+)
+from tests.unit.peer.test_scripted_trainer import NUM_ELEMENTS, PATIENCE_S, settle
+
+# ---- hostile and absent peers
+
+
+class Hostile:
+    """Takes part in word, and serves garbage."""
+
+    def __init__(self, mixing: Mixing, fragment_bytes: int) -> None:
+        self.wire: MemoryWire | None = None
+        self.served: list[BlobRef] = []
+        self._digest = mixing.outer[0].digest
+        self._garbage = b"\xff" * fragment_bytes
+
+    def on_note(self, src: PeerId, note: Note) -> None:
+        assert self.wire is not None
+        if isinstance(note, Propose):
+            reply = Answer(note.fragment, note.exchange_id, True, 1000)
+            self._task = asyncio.ensure_future(self.wire.send(src, reply))
+
+    async def blob(self, src: PeerId, ref: BlobRef) -> Blob:
+        self.served.append(ref)
+        return Blob(memoryview(self._garbage))
+
+    async def say_ready(self, members: list[Node]) -> None:
+        assert self.wire is not None
+        for node in members:
+            await self.wire.send(node.peer_id, Ready(0, 0, 1000, self._digest))
+
+
+async def test_garbage_in_an_exchange_of_all_costs_the_others_a_try_and_no_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Fewer tries for the sake of time: the average of the hostile peer is nowhere.
+    monkeypatch.setattr("protocol.gathering.MAX_VAIN_TRIES", 2)
+    network, manifest = MemoryNetwork(), manifest_of()
+    async with nodes(manifest, tmp_path, 2, network) as members:
+        hostile = Hostile(members[0].mixing, 5)
+        hostile.wire = MemoryWire(network, IDS[2], wire_config(manifest), inbox=hostile)
+        introduce(members, IDS[2])
+        await hostile.say_ready(members)
+        for place, node in enumerate(members):
+            node.trainer.train(drift(place))
+            node.trainer.depart()
+        for node in members:
+            (landed,) = await node.events.until("landed")
+            assert landed["contributed"]
+        assert members[0].digests() == members[1].digests()
+        assert hostile.served  # the fault fired
+        expected = START + 0.7 * 1.9 * (drift(0) + drift(1)) / 2
+        torch.testing.assert_close(members[0].anchor(), expected)
+        refused = [seen for node in members for seen in node.events.of("transfer_refused")]
+        assert {seen["src"] for seen in refused} == {IDS[2]}
+        assert len(refused) > len(members)
+    said = [record for record in caplog.records if "refused" in record.message]
+    assert len(said) == len(members)  # once by each, however often it happens
+
+
+@pytest.mark.parametrize("size", [5, 1 << 16], ids=["short", "far too long"])
+async def test_garbage_from_a_partner_sends_a_pair_to_the_next_one(
+    tmp_path: Path, size: int
+) -> None:
+    network, manifest = MemoryNetwork(), manifest_of("pairs")
+    async with nodes(manifest, tmp_path, 2, network) as members:
+        hostile = Hostile(members[0].mixing, size)
+        hostile.wire = MemoryWire(network, IDS[2], wire_config(manifest), inbox=hostile)
+        for node in members:  # so that everybody asks the hostile one first
+            node.driver.on_members((IDS[2],))
+            node.trainer.train(1.0)
+            node.trainer.depart()
+        for node in members:
+            (refused, *_) = await node.events.until("transfer_refused")
+            assert (refused["src"], refused["blob"]) == (IDS[2], "part")
+            assert node.status.exchanges_failed >= 1
+        introduce(members)
+        for node in members:
+            await node.events.until("landed")
+            assert set(node.status.partners) <= set(IDS[:2])
+
+
+async def test_a_note_to_somebody_who_is_gone_is_told_and_ends_nothing(tmp_path: Path) -> None:
+    async with nodes(manifest_of(), tmp_path, 2) as members:
+        introduce(members, IDS[3])
+        for node in members:
+            node.trainer.train(1.0)
+            node.trainer.depart()
+        for node in members:
+            await node.events.until("landed")  # two of three are a quorum
+            assert {seen["to"] for seen in node.events.of("note_lost")} == {IDS[3]}
+
+
+async def test_somebody_unknown_is_reported_and_has_no_say(tmp_path: Path) -> None:
+    async with nodes(manifest_of(), tmp_path, 2) as (first, second):
+        strangers: list[PeerId] = []
+        second.driver.on_stranger = strangers.append
+        await first.wire.send(second.peer_id, Committed(0, 7, bytes(32)))
+        await settle()
+        assert strangers == [first.peer_id]
+        assert second.events.seen == []
+        introduce([first, second])
+        await a_round([first, second], 0)
+
+
+# ---- catching up
+
+
+@pytest.mark.parametrize("has_snapshot", [True, False], ids=["ready", "between two departures"])
+async def test_who_is_far_behind_takes_over_the_state_and_keeps_its_work(
+    tmp_path: Path, has_snapshot: bool
+) -> None:
+    manifest = manifest_of()
+    network = MemoryNetwork()
+    ahead, behind = (Node(peer_id, manifest, tmp_path) for peer_id in IDS[:2])
+    state = {"momentum": drift(7)}
+    ahead.mixing.load_state(0, START + 5, state, 3)
+    async with contextlib.AsyncExitStack() as stack:
+        for node in (ahead, behind):
+            await node.start(network)
+            stack.push_async_callback(node.close)
+        introduce([ahead, behind])
+        behind.trainer.train(drift(1))
+        if has_snapshot:
+            behind.trainer.depart()
+            behind.trainer.train(drift(2))
+        else:
+            ahead.trainer.train(1.0)
+            ahead.trainer.depart()
+        (caught_up,) = await behind.events.until("caught_up")
+        assert (caught_up["round"], caught_up["src"]) == (3, ahead.peer_id)
+        assert behind.digests() == ahead.digests()
+        assert torch.equal(behind.mixing.outer[0].state["momentum"], drift(7))
+        work = drift(1) + drift(2) if has_snapshot else drift(1)
+        torch.testing.assert_close(behind.trainer.theta, START + 5 + work)
+        land = next(line for line in behind.trainer.received if isinstance(line, lines.Land))
+        assert not land.contributed
+        assert behind.status.contributions == 0
+        assert behind.status.round == 3
+        # And its work goes out with the next round.
+        for node in (ahead, behind):
+            node.trainer.depart()
+        for node in (ahead, behind):
+            (landed,) = await node.events.until("landed")
+            assert (landed["round"], landed["contributed"]) == (4, True)
+        assert behind.digests() == ahead.digests()
+
+
+async def test_who_missed_one_round_replays_it_and_keeps_its_work(tmp_path: Path) -> None:
+    async with nodes(manifest_of(), tmp_path, 3) as members:
+        *pair, late = members
+        introduce(members)
+        for node in pair:
+            node.trainer.train(1.0)
+            node.trainer.depart()
+        for node in pair:
+            await node.events.until("landed")
+        late.trainer.train(drift(1))
+        late.trainer.depart()
+        (landed,) = await late.events.until("landed")
+        assert (landed["round"], landed["contributed"]) == (1, False)
+        assert len({tuple(node.digests()) for node in members}) == 1
+        torch.testing.assert_close(late.trainer.theta, late.anchor() + drift(1))
+        assert late.status.contributions == 0
+
+
+async def test_catching_up_with_garbage_leaves_us_where_we_are(tmp_path: Path) -> None:
+    network, manifest = MemoryNetwork(), manifest_of()
+    async with nodes(manifest, tmp_path, 1, network) as (node,):
+        hostile = Hostile(node.mixing, 4 * 2 * NUM_ELEMENTS)  # the right size, but no numbers
+        hostile.wire = MemoryWire(network, IDS[2], wire_config(manifest), inbox=hostile)
+        introduce([node], IDS[2])
+        before = node.digests()
+        await hostile.wire.send(node.peer_id, Committed(0, 7, bytes(32)))
+        (failed, *_) = await node.events.until("catching_up_failed")
+        assert failed["src"] == IDS[2]
+        assert node.digests() == before
+        assert node.mixing.outer[0].round == 0
+        assert lines.Land not in node.trainer.kinds()
+
+
+# ---- what nobody foresaw, and the end
+
+
+async def test_an_unforeseen_exception_in_a_task_surfaces(tmp_path: Path) -> None:
+    async with nodes(manifest_of(), tmp_path) as (node,):
+
+        def fail(effect: object) -> None:
+            raise ZeroDivisionError("nobody foresaw this")
+
+        node.mixing.land = fail  # type: ignore[assignment, method-assign]
+        node.trainer.train(1.0)
+        node.trainer.depart()
+        with pytest.raises(ZeroDivisionError, match="foresaw"):
+            await asyncio.wait_for(node.driver.wait(), PATIENCE_S)
+
+
+async def test_an_unforeseen_exception_in_a_timer_surfaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with nodes(manifest_of(), tmp_path) as (node,):
+        introduce([node], IDS[3])
+        fired = []
+
+        def fail(self: GroupExchange, *, now_s: float) -> None:
+            fired.append(now_s)
+            raise ZeroDivisionError("nobody foresaw this")
+
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        monkeypatch.setattr(GroupExchange, "on_timer", fail)
+        monkeypatch.setattr(GroupExchange, "next_deadline_s", lambda self: 0.0)
+        node.driver.on_note(IDS[3], Ready(0, 0, 0, digest_of(START + 1)))
+        async with asyncio.timeout(PATIENCE_S):
+            while not fired:
+                await settle()
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(node.driver.wait(), 0.2)
+
+
+async def test_closing_in_the_middle_of_everything_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = asyncio.all_tasks()
+    async with nodes(manifest_of(), tmp_path, 3) as members:
+        introduce(members, IDS[3])  # somebody who never comes: notes are lost, timers are armed
+        for node in members:
+            node.trainer.held = {lines.Land}
+            node.trainer.train(1.0)
+            node.trainer.depart()
+        for node in members:
+            await node.trainer.next(lines.Land)
+            waiting = asyncio.create_task(node.driver.wait())
+            await settle()
+            await node.driver.close()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            node.driver.on_members(())
+            node.driver.on_note(IDS[3], Ready(0, 0, 1, bytes(32)))
+            node.driver.on_departed(lines.Departed(fragment=0, step=9, tokens=9))
+            with pytest.raises(NotAvailable):
+                await node.driver.blob(IDS[3], BlobRef("state"))
+            assert not node.events.of("landed")
+    assert asyncio.all_tasks() == before
