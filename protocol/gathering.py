@@ -173,7 +173,8 @@ class Gathering:
 
     def _go_without(self, want: _Want, src: PeerId) -> None:
         if want.ref.kind == "average":
-            self.failure = f"{src} does not give its average, and nobody else has it"
+            reducer = self._roster.peer_ids[want.ref.part] if self._roster else src
+            self.failure = f"{reducer} does not give its average, and nobody else has it"
             return
         del self._wants[want.ref, src]
         self._reduce_if_ready()
