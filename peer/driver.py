@@ -252,6 +252,10 @@ class Driver:
             await self._net.send(effect.dst, effect.note)
         except (TransportError, RemoteError) as error:
             self._events.write("note_lost", to=effect.dst, reason=str(error))
+            self._feed(
+                effect.note.fragment,
+                lambda machine, now_s: machine.on_unreachable(effect.dst, now_s=now_s),
+            )
 
     async def _make(self, job: Callable[[], None]) -> None:
         await self._job(job)

@@ -56,6 +56,8 @@ class Exchange(abc.ABC):
         self.anchor_digest = anchor_digest
         self.phase = Phase.IDLE
         self._others: tuple[PeerId, ...] = ()
+        self._unreachable: set[PeerId] = set()
+        """Members that our last note did not reach and that have not spoken since."""
         self._effects: list[Effect] = []
         self._num_exchange_ids = 0
 
@@ -73,6 +75,15 @@ class Exchange(abc.ABC):
         """These other peers are believed to live."""
         self._others = tuple(sorted(peer for peer in others if peer != self.config.our_id))
         self.on_timer(now_s=now_s)
+
+    def on_unreachable(self, peer: PeerId, *, now_s: float) -> None:
+        """A note could not be delivered: until this peer speaks, nothing waits for it.
+
+        It remains a member: who cannot be reached still counts for the quorum.
+        """
+        if peer in self._others and peer not in self._unreachable:
+            self._unreachable.add(peer)
+            self.on_timer(now_s=now_s)
 
     @abc.abstractmethod
     def waiting_for(self) -> tuple[PeerId, ...]:

@@ -135,8 +135,7 @@ class Gathering:
         if not is_alive:
             self.unresponsive.add(src)
         want.sources.remove(src)
-        # Those who are not the reducer have its average already, or will never have it.
-        want.vain = dict.fromkeys(want.sources, MAX_VAIN_TRIES - 2)
+        want.vain = _last_tries(want.sources)
         if not want.sources:
             self._go_without(want, src)
 
@@ -193,7 +192,15 @@ class Gathering:
         for part, peer in enumerate(self._roster.peer_ids):
             if peer != our_id:
                 others = [other for other in self.partners if other != peer]
-                sources = others if peer in self.unresponsive and others else [peer, *others]
                 ref = self._ref("average", part)
-                self._wants[ref, None] = want = _Want(ref, sources)
+                if peer in self.unresponsive and others:
+                    want = _Want(ref, others, vain=_last_tries(others))
+                else:
+                    want = _Want(ref, [peer, *others])
+                self._wants[ref, None] = want
                 self._ask(want)
+
+
+def _last_tries(sources: list[PeerId]) -> dict[PeerId, int]:
+    """Those who are not the reducer have its average already, or will never have it."""
+    return dict.fromkeys(sources, MAX_VAIN_TRIES - 2)

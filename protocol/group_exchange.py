@@ -83,6 +83,7 @@ class GroupExchange(Exchange):
 
     def on_note(self, src: PeerId, note: Note, *, now_s: float) -> None:
         """Ready, Roster and Committed; the notes of other mixings are not for us."""
+        self._unreachable.discard(src)
         match note:
             case Ready():
                 self._on_ready(src, note, now_s)
@@ -207,7 +208,7 @@ class GroupExchange(Exchange):
         if now_s is not None:
             quorum = is_quorum(len(ready), num_live, config.quorum_frac)
             self._quorum_since_s = _since(self._quorum_since_s, quorum, now_s)
-            complete = len(ready) == num_live
+            complete = self._unreachable.union(ready).issuperset(self._others)
             self._complete_since_s = _since(self._complete_since_s, complete, now_s)
         view = RosterView(
             order=leader_order(

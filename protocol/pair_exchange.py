@@ -79,6 +79,7 @@ class PairExchange(Exchange):
 
     def on_note(self, src: PeerId, note: Note, *, now_s: float) -> None:
         """Propose and Answer; the notes of other mixings are not for us."""
+        self._unreachable.discard(src)
         match note:
             case Propose():
                 self._on_propose(src, note, now_s)
@@ -152,8 +153,9 @@ class PairExchange(Exchange):
             fragment=config.fragment,
             round=self.round,
         )
-        # Whoever failed us in this round comes last: it may be back, but others come first.
-        self._candidates = sorted(order, key=lambda peer: peer in self._failed_partners)
+        # Whoever failed us comes last: it may be back, but others come first.
+        failed = self._failed_partners | self._unreachable
+        self._candidates = sorted(order, key=lambda peer: peer in failed)
         self._ask_next(now_s)
 
     def _ask_next(self, now_s: float) -> None:

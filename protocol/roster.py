@@ -15,7 +15,7 @@ class RosterView:
     num_live: int
     """Live peers, ourselves included."""
     complete_since_s: float | None
-    """Since when all live peers are ready; None while one is missing."""
+    """Since when all live peers that can be reached are ready; None while one is missing."""
     quorum_since_s: float | None
     """Since when more than `quorum_frac` of the live peers are ready."""
     grace_s: float
@@ -34,8 +34,8 @@ class RosterDecision:
 def decide_roster(view: RosterView, *, now_s: float) -> RosterDecision:
     """Returns whether to close the roster.
 
-    It closes when every live peer is ready, or `grace_s` after a quorum was. The first in the order
-    closes it; each later one waits `takeover_s` longer for those before it, who may be dead.
+    It closes when all that can be reached are ready, or `grace_s` after a quorum was. The first
+    in the order closes it; each later one waits `takeover_s` longer: the earlier may be dead.
     """
     if view.quorum_since_s is None:
         return RosterDecision(False, f"{len(view.order)} of {view.num_live} peers are ready")

@@ -114,6 +114,8 @@ class SimPeer:
         match effect:
             case Send(dst, note):
                 other = self._swarm.peers[dst]
+                if not self._swarm.network.reaches(self.peer_id, dst):
+                    self._later(self._swarm.spec.progress_s, lambda: self._not_reached(dst))
                 self._swarm.network.carry(
                     self.peer_id,
                     dst,
@@ -145,6 +147,9 @@ class SimPeer:
                 self._catch_up(effect)
             case Tell():
                 self.told.append(effect)
+
+    def _not_reached(self, dst: PeerId) -> None:
+        self.feed(lambda now_s: self.machine.on_unreachable(dst, now_s=now_s))
 
     def _fetch(self, effect: Fetch) -> None:
         network, src = self._swarm.network, self._swarm.peers[effect.src]

@@ -558,3 +558,54 @@ def test_another_anchor_of_our_round_has_no_exchange_that_could_be_replayed() ->
     drain(machine)
     machine.on_note(FOURTH, ready(), now_s=7.0)
     assert drain(machine) == [Send(FOURTH, committed(digest=ELSE, id=b""))]
+
+
+# ---- peers that cannot be reached
+
+
+def test_nothing_waits_for_who_cannot_be_reached() -> None:
+    machine = machine_of(FIRST, SECOND, THIRD)
+    machine.on_departed(10, now_s=0.0)
+    machine.on_note(SECOND, ready(), now_s=0.5)
+    drain(machine)
+    machine.on_unreachable(THIRD, now_s=0.75)  # without this it would wait for grace_s
+    ((_, closed),) = sent(machine, Roster)
+    assert isinstance(closed, Roster)
+    assert set(closed.peer_ids) == {FIRST, SECOND}
+
+
+def test_who_cannot_be_reached_still_counts_for_the_quorum() -> None:
+    machine = machine_of(FIRST, SECOND, THIRD, FOURTH)
+    machine.on_departed(10, now_s=0.0)
+    machine.on_note(SECOND, ready(), now_s=0.5)
+    for peer in (THIRD, FOURTH):
+        machine.on_unreachable(peer, now_s=0.75)
+    machine.on_timer(now_s=100.0)
+    assert machine.phase is Phase.READY  # two of four are no majority
+
+
+def test_who_speaks_again_is_waited_for_again() -> None:
+    machine = machine_of(FIRST, SECOND, THIRD)
+    machine.on_unreachable(THIRD, now_s=0.0)
+    machine.on_note(THIRD, committed(ROUND), now_s=0.1)  # anything at all
+    machine.on_departed(10, now_s=0.5)
+    machine.on_note(SECOND, ready(), now_s=0.75)
+    assert machine.phase is Phase.READY
+    machine.on_note(THIRD, ready(), now_s=1.0)
+    assert machine.phase is Phase.EXCHANGING
+
+
+def test_the_average_of_a_dead_reducer_is_not_asked_for_for_long() -> None:
+    machine = exchanging()
+    ours, dead = (sorted((FIRST, SECOND, THIRD)).index(peer) for peer in (SECOND, THIRD))
+    for now_s in (1.0, 1.5):
+        machine.on_timer(now_s=now_s)
+        machine.on_fetch_failed(THIRD, part(ours), is_alive=False, now_s=now_s)
+    machine.on_fetched(FIRST, part(ours), now_s=2.0)
+    machine.on_fetched(FIRST, average(sorted((FIRST, SECOND, THIRD)).index(FIRST)), now_s=2.0)
+    for _ in range(2):
+        assert machine.phase is Phase.EXCHANGING
+        now_s = machine.next_deadline_s() or 0.0
+        machine.on_timer(now_s=now_s)
+        machine.on_fetch_failed(FIRST, average(dead), is_alive=True, now_s=now_s)
+    assert machine.phase is Phase.READY

@@ -381,3 +381,16 @@ def test_two_who_keep_asking_the_dead_still_meet() -> None:
                     assert isinstance(effect.note, Propose | Answer)
                     pending.append((now_s + 0.01, effect.dst, peer, effect.note))
         assert now_s < 8, f"departures {offset / 8} s apart"
+
+
+def test_who_cannot_be_reached_is_asked_last_until_it_speaks() -> None:
+    machine = machine_of(LOW, HIGH, FAR)
+    first = order(LOW, HIGH, FAR)[0]
+    machine.on_unreachable(first, now_s=0.0)
+    machine.on_departed(10, now_s=0.0)
+    assert asked(machine)[0] != first
+    machine = machine_of(LOW, HIGH, FAR)
+    machine.on_unreachable(first, now_s=0.0)
+    machine.on_note(first, Committed(0, 1, DIGEST), now_s=0.0)
+    machine.on_departed(10, now_s=0.0)
+    assert asked(machine)[0] == first
