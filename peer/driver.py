@@ -93,6 +93,8 @@ class Driver:
         self._wire: Wire | None = None
         self.on_landed: Callable[[int], None] = lambda round: None
         """Called after each landing, with the round."""
+        self.knows: Callable[[PeerId], bool] = lambda peer: peer in status.members
+        """Whether we could answer this peer."""
         self.on_stranger: Callable[[PeerId], None] = lambda peer: None
         """Called when somebody speaks whom we do not know as a member."""
 
@@ -134,11 +136,19 @@ class Driver:
 
     # ---- events
 
-    def on_members(self, others: tuple[PeerId, ...]) -> None:
-        """These other peers are believed to live."""
+    def on_members(self, others: tuple[PeerId, ...], holders: tuple[PeerId, ...] = ()) -> None:
+        """These other peers are believed to live; holders train no more, but want each anchor."""
         self._status.members = others
         for fragment in range(len(self._machines)):
-            self._feed(fragment, lambda machine, now_s: machine.on_members(others, now_s=now_s))
+            self._feed(
+                fragment,
+                lambda machine, now_s: machine.on_members(others, holders, now_s=now_s),
+            )
+
+    @property
+    def has_nothing_to_give(self) -> bool:
+        """Whether no contribution of ours waits for an exchange, or is in one."""
+        return all(machine.phase is Phase.IDLE for machine in self._machines)
 
     def on_departed(self, departed: lines.Departed) -> None:
         """The trainer left a snapshot."""
@@ -150,10 +160,15 @@ class Driver:
         """Another peer's machine says something."""
         if not self._machines:
             return
-        if src not in self._status.members:
+        if not self.knows(src):
             self.on_stranger(src)  # whom we could not reach yet; it will say it again
             return
-        self._feed(note.fragment, lambda machine, now_s: machine.on_note(src, note, now_s=now_s))
+        try:
+            self._feed(
+                note.fragment, lambda machine, now_s: machine.on_note(src, note, now_s=now_s)
+            )
+        except Exception as error:  # noqa: BLE001 - boundary: gRPC would only answer with it
+            self._fail(error)
 
     async def blob(self, src: PeerId, ref: BlobRef) -> Blob:
         """Returns what a peer may have of us; waits a little for what is being made."""
@@ -335,12 +350,11 @@ class Driver:
         )
 
     async def _hand_over(self, fragment: int, new: OuterState, old: OuterState | None) -> None:
-        landed = await self._port.land(
+        await self._port.land(
             fragment, new.round, new.anchor, old_anchor=old.anchor if old else None
         )
         self.mixing.landed[fragment] = new
         self._status.round = min(outer.round for outer in self.mixing.outer)
-        self._status.waited_s += landed.waited_s
 
     def _tell(self, effect: Tell) -> None:
         if effect.event == "exchange_failed":

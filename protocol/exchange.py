@@ -56,6 +56,8 @@ class Exchange(abc.ABC):
         self.anchor_digest = anchor_digest
         self.phase = Phase.IDLE
         self._others: tuple[PeerId, ...] = ()
+        self._audience: tuple[PeerId, ...] = ()
+        """Whoever wants to hear what we have: the others, and the holders."""
         self._unreachable: set[PeerId] = set()
         """Members that our last note did not reach and that have not spoken since."""
         self._effects: list[Effect] = []
@@ -71,9 +73,18 @@ class Exchange(abc.ABC):
         effects, self._effects = self._effects, []
         return effects
 
-    def on_members(self, others: tuple[PeerId, ...], *, now_s: float) -> None:
-        """These other peers are believed to live."""
+    def on_members(
+        self, others: tuple[PeerId, ...], holders: tuple[PeerId, ...] = (), *, now_s: float
+    ) -> None:
+        """These other peers are believed to live.
+
+        Args:
+            others: Who may contribute.
+            holders: Who contributes no more, but keeps the anchor: nothing waits for them.
+            now_s: The time.
+        """
         self._others = tuple(sorted(peer for peer in others if peer != self.config.our_id))
+        self._audience = tuple(sorted({*self._others, *holders} - {self.config.our_id}))
         self.on_timer(now_s=now_s)
 
     def on_unreachable(self, peer: PeerId, *, now_s: float) -> None:

@@ -39,6 +39,8 @@ from protocol.machine import BlobRef, CatchUp, Discard, Land, Offer, Send
 from protocol.messages import Committed, Member, Note, Ready, Roster
 from protocol.roster import RosterDecision, RosterView, decide_roster, is_quorum
 
+SHUN_S = 5.0, 120.0
+"""The first and the longest pause for a peer that let us down."""
 READY_LIFE = 3.5
 """A READY is believed for so many times `resend_s`, so that losing one or two does no harm."""
 
@@ -52,6 +54,8 @@ class GroupExchange(Exchange):
         self._ready: dict[PeerId, Ready] = {}
         """The newest of each peer, for our round or a later one: a faster peer may be ahead."""
         self._heard_at_s: dict[PeerId, float] = {}
+        self._shunned: dict[PeerId, tuple[float, float]] = {}
+        """Who let us down: until when we do without, and how long that pause is."""
         self._given_up: set[bytes] = set()
         """Exchanges of this round that we left; we never enter one again."""
         self._complete_since_s: float | None = None
@@ -111,23 +115,27 @@ class GroupExchange(Exchange):
         if self._gathering:
             self._journal = self._gathering.exchange_id, self._gathering.num_parts
         replayed, self._replayed = self._replayed, None
+        gathering = self._gathering
+        kept = set(gathering.partners) - gathering.unresponsive if gathering else set()
         source = self._gathering.partners[0] if self._gathering and replayed else None
         self._enter_round(round, anchor_digest, now_s)
         if replayed and source and replayed.anchor_digest != anchor_digest:
             self._tell("anchor_differs", partners=[source], reason="after a replay")
             self._fall_behind(source, now_s)
             return
+        for peer in kept:
+            self._shunned.pop(peer, None)
         committed = Committed(self.config.fragment, round, anchor_digest, *self._journal)
-        for peer in self._others:
+        for peer in self._audience:
             self._do(Send(peer, committed))
 
     def on_caught_up(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
         """We have somebody else's anchor; our delta of before is on top of it."""
         if (round, anchor_digest) != (self.round, self.anchor_digest):
             self._journal = b"", 0
+            self._shunned.pop(self._catching_up_from or PeerId(""), None)
         elif self._catching_up_from:
-            # It came to nothing. Unless that peer says again that it is ahead, others are asked.
-            self._ready.pop(self._catching_up_from, None)
+            self._shun(self._catching_up_from, now_s)
         self._enter_round(round, anchor_digest, now_s)
 
     def on_timer(self, *, now_s: float) -> None:
@@ -156,7 +164,7 @@ class GroupExchange(Exchange):
 
     def _announce(self, now_s: float) -> None:
         self._resend_at_s = now_s + self.config.resend_s
-        for peer in self._others:
+        for peer in self._audience:
             self._do(Send(peer, self._our_ready()))
 
     def _forget_silent(self, now_s: float) -> None:
@@ -174,6 +182,8 @@ class GroupExchange(Exchange):
             journal = self._journal if note.round == self.round - 1 else (b"", 0)
             committed = Committed(self.config.fragment, self.round, self.anchor_digest, *journal)
             self._do(Send(src, committed))
+            return
+        if self._is_shunned(src, now_s):
             return
         self._ready[src] = note
         self._heard_at_s[src] = now_s
@@ -208,7 +218,8 @@ class GroupExchange(Exchange):
         if now_s is not None:
             quorum = is_quorum(len(ready), num_live, config.quorum_frac)
             self._quorum_since_s = _since(self._quorum_since_s, quorum, now_s)
-            complete = self._unreachable.union(ready).issuperset(self._others)
+            missing = set(self._others) - self._unreachable - set(ready)
+            complete = all(self._is_shunned(peer, now_s) for peer in missing)
             self._complete_since_s = _since(self._complete_since_s, complete, now_s)
         view = RosterView(
             order=leader_order(
@@ -300,7 +311,7 @@ class GroupExchange(Exchange):
             self._catch_up(gathering.partners[0])
             return
         for peer in gathering.unresponsive:
-            self._ready.pop(peer, None)
+            self._shun(peer, now_s)
         self.phase = Phase.READY
         self._quorum_since_s = self._complete_since_s = None
         self._announce(now_s)
@@ -319,8 +330,22 @@ class GroupExchange(Exchange):
 
     # ---- others are ahead, or elsewhere
 
+    def _shun(self, peer: PeerId, now_s: float) -> None:
+        """This peer speaks, but what it should give us cannot be had: go on without it for a while.
+
+        It may be one that can dial and cannot be dialled. The pause doubles each time, or else its
+        every note would draw us into an exchange, or after it to its round, in vain.
+        """
+        self._ready.pop(peer, None)
+        _, pause_s = self._shunned.get(peer, (0.0, SHUN_S[0] / 2))
+        pause_s = min(2 * pause_s, SHUN_S[1])
+        self._shunned[peer] = now_s + pause_s, pause_s
+
+    def _is_shunned(self, peer: PeerId, now_s: float) -> bool:
+        return now_s < self._shunned.get(peer, (0.0, 0.0))[0]
+
     def _on_committed(self, src: PeerId, note: Committed, now_s: float) -> None:
-        if note.round <= self.round:
+        if note.round <= self.round or self._is_shunned(src, now_s):
             return
         if self.phase is Phase.EXCHANGING and self._gathering and self._gathering.is_member:
             if note.exchange_id == self._gathering.exchange_id:

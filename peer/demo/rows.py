@@ -23,7 +23,7 @@ def row_of(actor: Actor, play: Play) -> Row:
         actor.name,
         "killed" if is_dead else phase,
         newest.get("step"),
-        newest.get("loss_bits_per_byte", math.nan),
+        newest.get("loss_bits_per_byte") or math.nan,
         newest.get("round"),
         newest.get("sent_bytes", math.nan),
         is_dead,

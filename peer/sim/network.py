@@ -36,6 +36,7 @@ class VirtualNetwork:
         self._dead: set[PeerId] = set()
         self._thaw_at_s: dict[PeerId, float] = {}
         self._cuts: set[frozenset[PeerId]] = set()
+        self._undialable: set[PeerId] = set()
 
     def kill(self, peer: PeerId) -> None:
         """From now on nothing reaches or leaves this host."""
@@ -52,6 +53,11 @@ class VirtualNetwork:
         self._cuts.add(frozenset((one, other)))
         self.fired["cut"] += 1
 
+    def hide(self, peer: PeerId) -> None:
+        """From now on nobody can dial this host, though it can dial everybody: a home router."""
+        self._undialable.add(peer)
+        self.fired["hide"] += 1
+
     def heal(self) -> None:
         """Mends all cuts."""
         self._cuts.clear()
@@ -60,14 +66,16 @@ class VirtualNetwork:
         """Returns whether this host does anything now."""
         return peer not in self._dead and not self._is_frozen(peer)
 
-    def reaches(self, src: PeerId, dst: PeerId) -> bool:
-        """Returns whether bytes from `src` arrive at a running `dst` now."""
-        is_cut = frozenset((src, dst)) in self._cuts
-        return self.is_running(src) and self.is_running(dst) and not is_cut
+    def dials(self, src: PeerId, dst: PeerId) -> bool:
+        """Returns whether `src` can call a running `dst` now."""
+        is_barred = frozenset((src, dst)) in self._cuts or dst in self._undialable
+        return self.is_running(src) and self.is_running(dst) and not is_barred
 
     def carry(self, src: PeerId, dst: PeerId, deliver: Callable[[], None]) -> None:
         """Sends one note: it may come late, twice or not at all."""
-        if not self.is_running(src) or dst in self._dead or frozenset((src, dst)) in self._cuts:
+        if not self.is_running(src) or dst in self._dead or dst in self._undialable:
+            return
+        if frozenset((src, dst)) in self._cuts:
             return
         if self._rng.random() < self.link.loss_frac:
             self.fired["loss"] += 1

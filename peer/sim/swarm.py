@@ -63,6 +63,7 @@ class SimPeer:
         """Round reached, exchange id, anchor digest; in order."""
         self.told: list[Tell] = []
         self.num_contributed = 0
+        self.is_done = False
         self.mixing = swarm.new_mixing()
         self.machine = swarm.new_machine(peer_id, self.mixing, rng)
         self._swarm = swarm
@@ -76,6 +77,8 @@ class SimPeer:
     # ---- the toy trainer
 
     def _inner_step(self) -> None:
+        if self.is_done:
+            return
         self.theta.lerp_(self.target, 0.05)
         self.steps += 1
         self._tokens += 100
@@ -114,7 +117,7 @@ class SimPeer:
         match effect:
             case Send(dst, note):
                 other = self._swarm.peers[dst]
-                if not self._swarm.network.reaches(self.peer_id, dst):
+                if not self._swarm.network.dials(self.peer_id, dst):
                     self._later(self._swarm.spec.progress_s, lambda: self._not_reached(dst))
                 self._swarm.network.carry(
                     self.peer_id,
@@ -162,7 +165,7 @@ class SimPeer:
             )
 
         def arrive() -> None:
-            if not network.reaches(src.peer_id, self.peer_id):
+            if not network.dials(self.peer_id, src.peer_id):
                 self._later(self._swarm.spec.progress_s, lambda: fail(False))
                 return
             frame = src.mixing.blob(effect.ref)
@@ -183,7 +186,7 @@ class SimPeer:
 
         def arrive() -> None:
             outer = self.mixing.outer[effect.fragment]
-            if network.reaches(src.peer_id, self.peer_id):
+            if network.dials(self.peer_id, src.peer_id):
                 round, data = src.mixing.state_blob(effect.fragment)
                 if round > outer.round or src.machine.anchor_digest != outer.digest:
                     old = outer.anchor
@@ -212,6 +215,7 @@ class SimSwarm:
         self.initial = torch.zeros(spec.num_elements)
         self.peers: dict[PeerId, SimPeer] = {}
         self._live: set[PeerId] = set()
+        self._holders: set[PeerId] = set()
         for _ in range(spec.num_peers):
             self.join()
 
@@ -238,6 +242,12 @@ class SimSwarm:
             self._tell_members()
 
         self.clock.after(self.spec.membership_delay_s, notice)
+
+    def finish(self, peer_id: PeerId) -> None:
+        """Ends a peer's training; it stays, and keeps the newest anchor."""
+        self.peers[peer_id].is_done = True
+        self._holders.add(peer_id)
+        self._tell_members()
 
     def running(self) -> list[SimPeer]:
         """Returns the peers that are neither dead nor frozen."""
@@ -267,11 +277,12 @@ class SimSwarm:
         return new_exchange(spec.mixing, config, round=outer.round, anchor_digest=outer.digest)
 
     def _tell_members(self) -> None:
-        members = tuple(sorted(self._live))
+        members = tuple(sorted(self._live - self._holders))
+        holders = tuple(sorted(self._holders))
         for peer in list(self.peers.values()):
             self.network.when_running(
                 peer.peer_id,
                 lambda peer=peer: peer.feed(  # type: ignore[misc]
-                    lambda now_s: peer.machine.on_members(members, now_s=now_s)
+                    lambda now_s: peer.machine.on_members(members, holders, now_s=now_s)
                 ),
             )

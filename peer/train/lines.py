@@ -55,6 +55,8 @@ class Progress:
     """One inner step, without work for exchanges and evaluations."""
     overhead_s: float
     """Total time between steps for snapshots, landings and saves."""
+    waited_s: float
+    """Total time between steps in which the trainer was stuck in its socket to the wire process."""
     longest_gap_s: float
     """The longest time between the ends of two steps so far, evaluations left out."""
     is_done: bool
@@ -78,8 +80,6 @@ class Landed:
     fragment: int
     round: int
     step: int
-    waited_s: float = 0.0
-    """How long training stood still for it: 0 by construction, the trainer never waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ class Meter:
         self, device: torch.device, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.overhead_s = 0.0
+        self.waited_s = 0.0
         self.longest_gap_s = 0.0
         self._step_ended_at_s: float | None = None
         self._excused_s = 0.0
@@ -82,6 +83,15 @@ class Meter:
             else:
                 self._excused_s += aside.took_s
 
+    @contextlib.contextmanager
+    def talk(self) -> Iterator[None]:
+        """Time what the trainer spends in its socket to the wire process."""
+        before_s = self._clock()
+        try:
+            yield
+        finally:
+            self.waited_s += self._clock() - before_s
+
     def is_due(self) -> bool:
         """Whether there is something new to report, and not too soon."""
         is_time = self._last is None or self._clock() - self._since_s >= REPORT_S
@@ -109,6 +119,7 @@ class Meter:
             tokens_per_s=self._num_tokens / elapsed_s,
             step_s=max(elapsed_s - self._aside_s, 0.0) / self._num_steps,
             overhead_s=self.overhead_s,
+            waited_s=self.waited_s,
             longest_gap_s=self.longest_gap_s,
             is_done=is_done,
         )
@@ -126,6 +137,7 @@ class Meter:
             tokens_per_s=0.0,
             step_s=last.step_s if last else 0.0,
             overhead_s=self.overhead_s,
+            waited_s=self.waited_s,
             longest_gap_s=self.longest_gap_s,
             is_done=is_done,
         )

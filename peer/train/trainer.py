@@ -127,7 +127,7 @@ class Trainer:
 
     def turn(self) -> None:
         """Answer, land, make one inner step if there is one to make, depart, report."""
-        for message in self._port.poll(wait_s=0.0 if self._is_training else IDLE_POLL_S):
+        for message in self._news():
             self._answer(message)
             if self.has_left:
                 return
@@ -147,6 +147,12 @@ class Trainer:
             for fragment in due:
                 self._depart(fragment)
             self._report()
+
+    def _news(self) -> Sequence[Message]:
+        if not self._is_training:
+            return self._port.poll(wait_s=IDLE_POLL_S)
+        with self._meter.talk():
+            return self._port.poll()
 
     @property
     def _is_training(self) -> bool:

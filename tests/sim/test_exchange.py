@@ -191,3 +191,32 @@ def test_whoever_was_ahead_when_it_died_does_not_hold_up_a_late_peer(seed: int) 
     assert swarm.network.fired["freeze"] == swarm.network.fired["kill"] == 1
     assert max(rounds(swarm)) - min(rounds(swarm)) <= 2
     assert swarm.peers[ids[0]].num_contributed >= 5
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("mixing", ["all", "pairs"])
+def test_a_peer_that_nobody_can_dial_does_not_stop_the_others(mixing: str, seed: int) -> None:
+    """It takes what the others have, lands alone, and says that it is ahead; nobody can follow."""
+    swarm = SimSwarm(SwarmSpec(mixing=mixing, num_peers=4, exchange_s=10.0), seed)
+    hidden, *others = swarm.peers.values()
+    swarm.clock.run(5)
+    swarm.network.hide(hidden.peer_id)
+    swarm.clock.run(25)
+    before = min(peer.num_contributed for peer in others)
+    swarm.clock.run(65)
+    assert swarm.network.fired["hide"] == 1
+    assert min(peer.num_contributed for peer in others) >= before + 5
+    digests = {peer.machine.anchor_digest for peer in others}
+    assert mixing == "pairs" or len(digests) <= 2
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_peer_that_has_finished_holds_nobody_up_and_keeps_up(seed: int) -> None:
+    swarm = SimSwarm(SwarmSpec(num_peers=3, grace_s=30.0), seed)
+    swarm.clock.run(10)
+    finished, *others = swarm.peers.values()
+    swarm.finish(finished.peer_id)
+    swarm.clock.run(40)
+    assert min(rounds(swarm)) >= 20  # with a grace of 30 s for the finished one it would be ten
+    assert max(rounds(swarm)) - min(rounds(swarm)) <= 1
+    assert finished.steps < min(peer.steps for peer in others)
