@@ -14,7 +14,7 @@ from peer.net.config import WireConfig
 from peer.net.directory_hivemind import HivemindDirectory
 from peer.net.wire import GrpcWire
 from peer.ports import Blob
-from peer.presence import Presence, address_of
+from peer.presence import Presence, address_of, wire_addresses
 from peer.run_folder import MANIFEST, SIGNATURE, read_ticket, write_ticket
 from protocol.card import Card
 from protocol.errors import ConfigError, NotAvailable, RemoteError
@@ -86,7 +86,12 @@ async def serve(
         wire = await GrpcWire.start(identity, config, inbox=NoInbox(), addresses=presence.addresses)
         try:
             card = Card(
-                wire_addresses=(f"{announce_host or listen_host}:{wire.listen_port}",),
+                wire_addresses=wire_addresses(
+                    directory,
+                    listen_host=listen_host,
+                    announce_host=announce_host,
+                    port=wire.listen_port,
+                ),
                 multiaddrs=tuple(directory.multiaddrs()),
                 role="bootstrap",
             )

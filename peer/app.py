@@ -22,13 +22,13 @@ from peer.net.config import WireConfig
 from peer.net.directory_hivemind import HivemindDirectory
 from peer.net.sockets import SocketMeter
 from peer.net.wire import GrpcWire
-from peer.presence import Presence
+from peer.presence import Presence, wire_addresses
 from peer.run_folder import MANIFEST, Run, read_run, write_run, write_ticket
 from peer.status import PeerStatus
 from peer.telemetry import Events
 from peer.train import lines
 from peer.train.config import TrainerConfig
-from peer.trainer_port import TrainerPort
+from peer.trainer_port import TrainerGone, TrainerPort
 from protocol.card import Card
 from protocol.errors import ConfigError, TransportError
 from protocol.identity import Identity, PeerId
@@ -59,6 +59,7 @@ class Peer:
         self._leave = asyncio.Event()
         self._stack = contextlib.AsyncExitStack()
         self._our_id = PeerId("")
+        self._met: set[PeerId] = set()
 
     def leave(self) -> None:
         """Ends `live` in order, with a last checkpoint."""
@@ -73,21 +74,19 @@ class Peer:
         """
         async with self._stack:
             if await self._unless_leaving(self._start()):
-                await self._unless_leaving(self._train())
-                self.status.phase = "leaving"
                 try:
-                    async with asyncio.timeout(LEAVE_S):
-                        await self._say_goodbye()
-                except TimeoutError:
-                    logger.warning("left without a last checkpoint: it took over %g s", LEAVE_S)
+                    await self._unless_leaving(self._train())
+                finally:  # also when something broke: what was trained is worth a checkpoint
+                    self.status.phase = "leaving"
+                    await self._say_goodbye()
 
     # ---- starting, step by step; the phase says what we wait for
 
     async def _start(self) -> None:
         config, status = self.config, self.status
+        self._hold_folder(config.directory)
         identity = load_identity(config.directory / "identity.key")
         self._our_id = identity.peer_id
-        self._hold_folder(config.directory)
         status.phase = f"entering the swarm at {places(config)}"
         directory = await HivemindDirectory.start(
             identity,
@@ -166,9 +165,11 @@ class Peer:
             status.step, status.tokens = started.step, started.tokens
         else:
             showing = asyncio.create_task(self._show_fetch())
-            donor = await fetch_state(mixing, self._wire, self._presence)
+            donor, step = await fetch_state(
+                mixing, self._wire, self._presence, wait_s=self.config.wait_s
+            )
             await _cancel(showing)
-            status.step = mixing.outer[0].round * run.manifest.method.schedule.interval_steps
+            status.step = step
             await self._trainer.start(
                 [outer.anchor for outer in mixing.outer], step=status.step, tokens=0
             )
@@ -236,6 +237,7 @@ class Peer:
     async def _train(self) -> None:
         driver, presence = self._driver, self._presence
         driver.on_landed = self._on_landed
+        driver.knows = lambda peer: bool(presence.addresses(peer))
         driver.on_stranger = lambda peer: presence.look_again()
         driver.begin(self._trainer, self._wire)
         async with asyncio.TaskGroup() as group:
@@ -250,10 +252,19 @@ class Peer:
         await asyncio.shield(self._trainer_life)
 
     def _on_refresh(self) -> None:
-        cards = self._presence.cards
-        self._driver.on_members(self._presence.members())
-        others = sum(card.tokens for card in cards.values() if card.role == "peer")
-        self.status.swarm_tokens = self.status.tokens + others
+        presence = self._presence
+        self._driver.on_members(presence.members(), presence.holders())
+        training = (*presence.members(), *presence.holders())
+        self.status.swarm_tokens = self.status.tokens + sum(
+            presence.cards[peer].tokens for peer in training
+        )
+        ticket = presence.ticket(self.ticket)
+        if ticket != self.ticket:  # whoever we know lets us and others in again
+            self.ticket = ticket
+            write_ticket(self.config.directory, ticket)
+        for peer in self._met - presence.cards.keys():
+            self._background.create_task(self._wire.forget(peer))
+        self._met = set(presence.cards)
 
     def _on_news(self, news: lines.Progress | lines.Departed) -> None:
         if isinstance(news, lines.Departed):
@@ -262,7 +273,7 @@ class Peer:
         status = self.status
         status.step, status.tokens = news.step, news.tokens
         status.tokens_per_s, status.overhead_s = news.tokens_per_s, news.overhead_s
-        status.longest_gap_s = news.longest_gap_s
+        status.longest_gap_s, status.waited_s = news.longest_gap_s, news.waited_s
         status.loss_bits_per_byte, status.is_done = news.loss_bits_per_byte, news.is_done
 
     def _on_landed(self, round: int) -> None:
@@ -283,8 +294,9 @@ class Peer:
     async def _report(self) -> None:
         while True:
             self.status.phase = self._driver.waiting_for()
-            if SocketMeter.is_supported():
-                self.status.sent_bytes, self.status.received_bytes = self._meter.sample()
+            if self.status.is_counted_by_kernel:
+                with contextlib.suppress(OSError):  # the next count has these bytes too
+                    self.status.sent_bytes, self.status.received_bytes = self._meter.sample()
             else:
                 counters = self._wire.counters
                 self.status.sent_bytes = sum(counters.sent.values())
@@ -331,6 +343,15 @@ class Peer:
     # ---- leaving
 
     async def _say_goodbye(self) -> None:
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                await self._leave_in_order()
+        except TimeoutError:
+            logger.warning("left without a last checkpoint: it took over %g s", LEAVE_S)
+        except TrainerGone as error:
+            logger.info("no last checkpoint: %s", error)
+
+    async def _leave_in_order(self) -> None:
         with contextlib.suppress(TransportError, TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
                 await self._presence.announce(self._card("left"))
@@ -340,11 +361,17 @@ class Peer:
 
     # ---- plumbing
 
-    def _card(self, role: str = "peer") -> Card:
+    def _card(self, role: str | None = None) -> Card:
+        is_holder = self.status.is_done and self._driver.has_nothing_to_give
         return Card(
-            wire_addresses=(f"{self.config.wire_host}:{self._wire.listen_port}",),
+            wire_addresses=wire_addresses(
+                self._presence.directory,
+                listen_host=self.config.listen_host,
+                announce_host=self.config.announce_host,
+                port=self._wire.listen_port,
+            ),
             multiaddrs=tuple(self._presence.directory.multiaddrs()),
-            role=role,
+            role=role or ("holder" if is_holder else "peer"),
             step=self.status.step,
             round=self.status.round,
             tokens=self.status.tokens,

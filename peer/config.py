@@ -32,11 +32,6 @@ class PeerConfig:
     allow_text_recipe: bool = False
     """Whether a manifest may name files of this machine as training text."""
 
-    @property
-    def wire_host(self) -> str:
-        """The host that our card tells the others."""
-        return self.announce_host or self.listen_host
-
 
 def parse_listen(text: str) -> tuple[str, int]:
     """Returns host and port of `HOST`, `HOST:PORT` or `:PORT`.

@@ -11,7 +11,7 @@ from peer.net.wire import fetch_manifest
 from peer.ports import Wire
 from peer.presence import Presence
 from peer.run_folder import Run
-from protocol.errors import ConfigError, RemoteError, TransportError
+from protocol.errors import ConfigError, RemoteError, RunMismatch, TransportError
 from protocol.identity import Identity, PeerId
 from protocol.machine import BlobRef
 from protocol.manifest import verify_manifest
@@ -44,6 +44,8 @@ async def find_run(identity: Identity, config: PeerConfig, presence: Presence) -
                     data, signature, run_id=ticket.run_id, founder=ticket.founder
                 )
                 return Run(manifest, signature)
+            except RunMismatch as error:  # asking again would not help
+                raise ConfigError(str(error)) from None
             except (RemoteError, TransportError) as error:
                 problem = f"{peer_id}: {error}"
         await asyncio.sleep(ASK_AGAIN_S)
@@ -69,27 +71,43 @@ def check_run(run: Run, config: PeerConfig) -> None:
     check_method(run.manifest)
 
 
-async def fetch_state(mixing: Mixing, wire: Wire, presence: Presence) -> PeerId | None:
+async def fetch_state(
+    mixing: Mixing, wire: Wire, presence: Presence, *, wait_s: float
+) -> tuple[PeerId | None, int]:
     """Takes anchors, outer state and rounds from the peer that is farthest.
 
     Returns:
-        The donor, or None when nobody has come farther than the initial anchor, or could give it:
-        then the exchange will tell us that we are behind, and we catch up.
+        The donor, and the step of the run that it is at; or None and 0 when nobody has come farther
+        than the initial anchor, or nobody could give it within `wait_s`: then the exchange will
+        tell us that we are behind, and we catch up.
     """
-    cards = presence.cards
-    donors = [peer for peer in presence.members() if cards[peer].round > 0]
-    for donor in sorted(donors, key=lambda peer: -cards[peer].round):
-        try:
-            for fragment in range(len(mixing.outer)):
-                blob = await wire.fetch(
-                    donor, BlobRef("state", fragment), max_bytes=mixing.state_bytes(fragment)
-                )
-                mixing.load_state_blob(fragment, blob.data, blob.round)
-        except (RemoteError, TransportError) as error:
-            logger.warning("%s could not give us the model: %s", donor, error)
-            continue
-        return donor
-    return None
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        cards = presence.cards
+        donors = [
+            peer for peer in (*presence.members(), *presence.holders()) if cards[peer].round > 0
+        ]
+        for donor in sorted(donors, key=lambda peer: -cards[peer].round):
+            if await _fetch_from(donor, mixing, wire):
+                return donor, cards[donor].step
+        if not donors or time.monotonic() >= deadline_s:
+            return None, 0
+        await asyncio.sleep(ASK_AGAIN_S)
+        await presence.refresh_quietly()
+
+
+async def _fetch_from(donor: PeerId, mixing: Mixing, wire: Wire) -> bool:
+    try:
+        for fragment in range(len(mixing.outer)):
+            blob = await wire.fetch(
+                donor, BlobRef("state", fragment), max_bytes=mixing.state_bytes(fragment)
+            )
+            # Hashing a large model takes seconds in which others must be answered.
+            await asyncio.to_thread(mixing.load_state_blob, fragment, blob.data, blob.round)
+    except (RemoteError, TransportError) as error:
+        logger.warning("%s could not give us the model: %s", donor, error)
+        return False
+    return True
 
 
 def places(config: PeerConfig) -> str:

@@ -36,6 +36,7 @@ class Keeper:
         self._run_id = run_id
         self._our_id = our_id
         self._mixing = mixing
+        self._last: asyncio.Task[Path] | None = None
 
     @property
     def has_checkpoint(self) -> bool:
@@ -76,9 +77,20 @@ class Keeper:
     async def save(self, trainer: TrainerPort, step: int) -> Path:
         """Writes a checkpoint of now, and returns its folder.
 
+        One at a time, and to its end even when nobody waits for it any more: two at once would
+        remove each other's unfinished folders.
+
         Raises:
             ConfigError, OSError: it could not be written; older ones are untouched.
         """
+        self._last = asyncio.create_task(self._save(trainer, step, self._last))
+        return await asyncio.shield(self._last)
+
+    async def _save(
+        self, trainer: TrainerPort, step: int, before: "asyncio.Task[Path] | None"
+    ) -> Path:
+        if before is not None:
+            await asyncio.wait((before,))
         staged = stage(self._folder, step)
         outer: list[OuterState] = []
         saved = await trainer.save(str(staged), lambda: outer.extend(self._mixing.landed))

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 REFRESH_S = 5.0
 CARD_LIFETIME_S = 30.0
 GOODBYE_LIFETIME_S = 60.0
+EVERYWHERE = ("0.0.0.0", "::")
+MAX_WIRE_ADDRESSES = 8
 
 
 class Presence:
@@ -40,7 +42,14 @@ class Presence:
 
     def members(self) -> tuple[PeerId, ...]:
         """Returns the other peers that train, sorted."""
-        return tuple(sorted(peer for peer, card in self.cards.items() if card.role == "peer"))
+        return self._in_role("peer")
+
+    def holders(self) -> tuple[PeerId, ...]:
+        """Returns the other peers that train no more, but have the model, sorted."""
+        return self._in_role("holder")
+
+    def _in_role(self, role: str) -> tuple[PeerId, ...]:
+        return tuple(sorted(peer for peer, card in self.cards.items() if card.role == role))
 
     def look_again(self) -> None:
         """Makes `run` read the directory at once: somebody new was heard of."""
@@ -90,11 +99,32 @@ class Presence:
                     await asyncio.sleep(0.5)  # strangers often come in numbers
 
     def ticket(self, ticket: Ticket) -> Ticket:
-        """Returns a ticket for the same run that lists us first, so it works when others died."""
+        """Returns a ticket for the same run that works when those in `ticket` have died.
+
+        It lists us first, then those whom `ticket` lists, then the other peers of now.
+        """
         ours = [address_of(maddr) for maddr in self.directory.multiaddrs()]
-        others = [address for address in ticket.addresses if address.peer_id != self._our_id]
-        addresses = tuple((ours + others)[:MAX_ADDRESSES])
+        listed = [address for address in ticket.addresses if address.peer_id != self._our_id]
+        others = []
+        for peer_id, card in sorted(self.cards.items()):
+            with contextlib.suppress(ValueError, RemoteError):  # what they say of themselves
+                others += [a for a in map(address_of, card.multiaddrs) if a.peer_id == peer_id]
+        addresses = tuple(dict.fromkeys(ours + listed + others))[:MAX_ADDRESSES]
         return Ticket(ticket.run_id, ticket.founder, addresses, ticket.secret)
+
+
+def wire_addresses(
+    directory: Directory, *, listen_host: str, announce_host: str | None, port: int
+) -> tuple[str, ...]:
+    """Returns the host:port candidates at which others may find our wire.
+
+    A host that listens everywhere has the addresses that its directory found for itself.
+    """
+    if announce_host or listen_host not in EVERYWHERE:
+        return (f"{announce_host or listen_host}:{port}",)
+    hosts = dict.fromkeys(address_of(maddr).host for maddr in directory.multiaddrs())
+    ranked = sorted(hosts, key=lambda host: host.startswith("127."))
+    return tuple(f"{host}:{port}" for host in ranked)[:MAX_WIRE_ADDRESSES]
 
 
 def address_of(multiaddr: str) -> Address:

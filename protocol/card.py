@@ -8,7 +8,7 @@ from protocol.errors import LimitExceeded, MalformedMessage
 from protocol.pb import thinwire_pb2 as pb
 
 TOPIC = "peers"
-ROLES = ("peer", "bootstrap", "left")
+ROLES = ("peer", "holder", "bootstrap", "left")
 _MAX_ADDRESSES = 8
 _MAX_ADDRESS_CHARS = 256
 
@@ -21,7 +21,7 @@ class Card:
     """host:port of the gRPC listener; the first that answers is used."""
     multiaddrs: tuple[str, ...] = ()
     role: str = "peer"
-    """`left` says goodbye: nobody waits for its record to expire."""
+    """A `holder` trains no more but has the model; `left` says goodbye at once."""
     step: int = 0
     round: int = 0
     tokens: int = 0

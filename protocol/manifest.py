@@ -65,14 +65,22 @@ class InnerSpec(Spec):
 
     optimizer: Literal["adamw"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 3e-3
-    beta1: Frac = 0.9
-    beta2: Frac = 0.95
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     total_steps: Count = 2000
     final_lr_frac: Frac = 0.1
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     batch_sequences: Count = 8
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "InnerSpec":
+        if self.warmup_steps > self.total_steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} is more than total_steps {self.total_steps}"
+            )
+        return self
 
 
 class ScheduleSpec(Spec):
@@ -117,8 +125,8 @@ class RoundSpec(Spec):
     """A roster needs more than this part of the live peers."""
     grace_s: Annotated[float, Field(gt=0)] = 3.0
     """After quorum, how long the roster stays open for the others."""
-    exchange_s: Annotated[float, Field(gt=0)] = 60.0
-    """After the roster, how long a round may take before it is given up."""
+    exchange_s: Annotated[float, Field(gt=0)] = 600.0
+    """A backstop: an exchange that is not through by then is given up, even if bytes still come."""
     progress_s: Annotated[float, Field(gt=0)] = 3.0
     """A transfer that brings no whole chunk for so long is given up."""
 
@@ -126,7 +134,8 @@ class RoundSpec(Spec):
 class LimitSpec(Spec):
     """What a peer may cost another."""
 
-    max_peers: Annotated[int, Field(ge=2, le=100_000)] = 256
+    max_peers: Annotated[int, Field(ge=2, le=256)] = 128
+    """Of one swarm; the directory holds no more records of a kind."""
     chunk_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 256 * 1024
     max_message_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 64 * 1024
     max_streams_per_peer: Annotated[int, Field(ge=1, le=64)] = 8

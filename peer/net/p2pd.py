@@ -147,6 +147,7 @@ class P2pd:
             {self._drain, ready_wait}, timeout=_START_S, return_when=asyncio.FIRST_COMPLETED
         )
         ready_wait.cancel()
+        key_path.unlink()  # the daemon has read it, and a killed parent could not remove it
         if not ready.is_set():
             said = " / ".join(self._last_lines) or "nothing"
             raise ConfigError(f"the libp2p daemon cannot listen on {host_maddr}; it said: {said}")

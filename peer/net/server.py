@@ -214,7 +214,9 @@ async def _abort(context: Context, code: grpc.StatusCode, details: str) -> NoRet
 
 def _server_options(config: WireConfig) -> list[tuple[str, int]]:
     return [
-        *channel_options(),
+        *(option for option in channel_options() if "receive" not in option[0]),
+        # Calls are small; what is over our own limit, but not by far, is refused with its name.
+        ("grpc.max_receive_message_length", 4 * config.max_message_bytes),
         ("grpc.so_reuseport", 0),  # else two peers could share a port, and half the calls
         ("grpc.max_concurrent_streams", config.max_streams_per_peer + 16),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),

@@ -28,8 +28,9 @@ context = 16
 batch_sequences = 1
 [round]
 grace_s = 1.0
-progress_s = 1.0
+progress_s = {progress_s}
 """
+PROGRESS_S = 2.0
 PATIENCE_S = 120.0
 
 
@@ -127,7 +128,7 @@ class Swarm:
         self.folder = folder
         self.actors: dict[str, Actor] = {}
         settings = folder / "run.toml"
-        settings.write_text(RUN_TOML.format(preset=preset, codec=codec))
+        settings.write_text(RUN_TOML.format(preset=preset, codec=codec, progress_s=PROGRESS_S))
         command = [sys.executable, "-m", "thinwire", "new", str(settings), "--dir"]
         subprocess.run([*command, str(folder / "run")], check=True, capture_output=True)
         self.bootstrap = self._add("bootstrap", "bootstrap", str(folder / "run"))

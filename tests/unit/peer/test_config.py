@@ -1,12 +1,7 @@
-from pathlib import Path
-
 import pytest
 
-from peer.config import PeerConfig, parse_listen
+from peer.config import parse_listen
 from protocol.errors import ConfigError
-from protocol.identity import PeerId
-from protocol.manifest import RunId
-from protocol.ticket import Ticket
 
 
 @pytest.mark.parametrize(
@@ -39,13 +34,3 @@ def test_a_port_that_cannot_be_is_refused_with_what_was_typed(text: str) -> None
     with pytest.raises(ConfigError, match=r"--listen .*below 65535") as refused:
         parse_listen(text)
     assert text in str(refused.value)
-
-
-def test_others_are_told_the_announced_host() -> None:
-    ticket = Ticket(RunId("ab" * 32), PeerId("founder"), ())
-    config = PeerConfig(ticket=ticket, directory=Path(), listen_host="0.0.0.0")
-    assert config.wire_host == "0.0.0.0"
-    config = PeerConfig(
-        ticket=ticket, directory=Path(), listen_host="0.0.0.0", announce_host="203.0.113.5"
-    )
-    assert config.wire_host == "203.0.113.5"

@@ -8,7 +8,7 @@ import pytest
 
 from peer.net.directory_memory import MemoryBoard, MemoryDirectory
 from peer.net.record_rules import RecordRules
-from peer.presence import CARD_LIFETIME_S, GOODBYE_LIFETIME_S, Presence, address_of
+from peer.presence import CARD_LIFETIME_S, GOODBYE_LIFETIME_S, Presence, address_of, wire_addresses
 from protocol.card import TOPIC, Card
 from protocol.errors import MalformedMessage
 from protocol.identity import Identity, PeerId
@@ -160,3 +160,27 @@ def test_an_address_is_read_from_its_multiaddr_and_its_key_checked() -> None:
     assert address_of(f"/ip4/192.0.2.7/tcp/4001/p2p/{IDS[4]}") == expected
     with pytest.raises(MalformedMessage):
         address_of("/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWnobody")
+
+
+class Listener:
+    """A directory that found these addresses of its own."""
+
+    def multiaddrs(self) -> list[str]:
+        hosts = ("127.0.0.1", "192.0.2.7", "198.51.100.9")
+        return [f"/ip4/{host}/tcp/4001/p2p/{Identity(bytes(32)).peer_id}" for host in hosts]
+
+
+@pytest.mark.parametrize(
+    ("listen", "announce", "expected"),
+    [
+        ("127.0.0.1", None, ("127.0.0.1:7000",)),
+        ("0.0.0.0", "203.0.113.5", ("203.0.113.5:7000",)),
+        ("0.0.0.0", None, ("192.0.2.7:7000", "198.51.100.9:7000", "127.0.0.1:7000")),
+    ],
+    ids=["one address", "announced", "everywhere"],
+)
+def test_others_are_told_addresses_that_can_be_dialled(
+    listen: str, announce: str | None, expected: tuple[str, ...]
+) -> None:
+    told = wire_addresses(Listener(), listen_host=listen, announce_host=announce, port=7000)
+    assert told == expected

@@ -12,6 +12,7 @@ PROGRESS = Progress(
     tokens_per_s=4.0,
     step_s=0.5,
     overhead_s=0.0,
+    waited_s=0.0,
     longest_gap_s=0.0,
     is_done=False,
 )
