@@ -37,7 +37,19 @@ def assert_goes_on(*peers: Actor, rounds: int = 3) -> None:
     for peer in peers:
         goal = before[peer.name][0] + rounds
         wait_for(f"{peer.name} to reach round {goal}", lambda p=peer, g=goal: p.round >= g, *peers)
-        assert peer.step > before[peer.name][1]
+        wait_for(f"{peer.name} to step on", lambda p=peer: p.step > before[p.name][1], *peers)
+
+
+def assert_leave_in_order(*peers: Actor) -> None:
+    """Ctrl+C: a last checkpoint, exit code 0."""
+    began_s = time.monotonic()
+    for peer in peers:
+        peer.process.send_signal(signal.SIGINT)
+    for peer in peers:
+        assert peer.process.wait(timeout=60) == 0, peer.log
+        assert peer.events("checkpoint"), peer.log
+        assert "Traceback" not in peer.log
+    print(f"left in {time.monotonic() - began_s:.1f} s")
 
 
 def test_faults_cost_nobody_else_a_step(swarm: Swarm) -> None:
@@ -91,12 +103,4 @@ def test_faults_cost_nobody_else_a_step(swarm: Swarm) -> None:
     assert one.events("progress")[-1]["longest_gap_s"] < PROGRESS_S
     assert one.events("progress")[-1]["waited_s"] < PROGRESS_S
 
-    # Ctrl+C: a last checkpoint, exit code 0, no process left.
-    began_s = time.monotonic()
-    for peer in (one, three, late):
-        peer.process.send_signal(signal.SIGINT)
-    for peer in (one, three, late):
-        assert peer.process.wait(timeout=60) == 0, peer.log
-        assert peer.events("checkpoint"), peer.log
-        assert "Traceback" not in peer.log
-    print(f"left in {time.monotonic() - began_s:.1f} s")
+    assert_leave_in_order(one, three, late)
