@@ -1,5 +1,8 @@
 # Two commands are enough: `make demo` and `make test`. Both set everything up by themselves.
+#   PYTHON=python3.12      another interpreter
+#   PIP_ARGS="--index-url ... --extra-index-url ..."   for instance for torch's CPU builds
 PYTHON ?= python3
+PIP_ARGS ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -13,11 +16,13 @@ test: check net
 check: format lint types layers unit
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "thinwire needs Python 3.11 or newer; set PYTHON=python3.11")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing thinwire and its tested dependencies into $(VENV) (a minute or two)"
-	@$(BIN)/pip install --quiet --upgrade pip setuptools wheel
-	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v < (3, 14) and "thinwire needs Python 3.11 to 3.13; try: make PYTHON=python3.13")'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { \
+	    echo "No venv module here (Debian: apt install python3-venv); trying virtualenv"; \
+	    $(PYTHON) -m pip install --quiet --user virtualenv && $(PYTHON) -m virtualenv --quiet $(VENV); }
+	@echo "Installing thinwire and its tested dependencies into $(VENV) (a minute, and torch's download)"
+	@$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt pip setuptools wheel
+	@$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 
 format: $(READY)

@@ -1,14 +1,14 @@
 """The contract between a state machine and whoever drives it.
 
-A machine is fed events and the time, and answers with effects; it opens nothing, waits for nothing
-and reads no clock. A driver does exactly this: feed one event, `drain()`, perform the effects, set
-one timer for `next_deadline_s()`. There are two drivers, the wire's and the simulator's.
+A machine (`protocol.exchange.Exchange`) is fed events and the time, and answers with effects; it
+opens nothing, waits for nothing and reads no clock. A driver does exactly this: feed one event,
+`drain()`, perform the effects, set one timer for `next_deadline_s()`. There are two drivers, the
+wire's and the simulator's.
 
 Bulk data goes beside the machines: they name it (`BlobRef`) and learn how its journey ended.
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from protocol.identity import PeerId
 from protocol.messages import Note
@@ -114,16 +114,3 @@ class Tell:
 
 
 Effect = Send | Offer | Fetch | Reduce | Land | Discard | CatchUp | Tell
-
-
-class Machine(Protocol):
-    """A state machine without I/O."""
-
-    def on_timer(self, *, now_s: float) -> None:
-        """The deadline that we named has come, or any time later or earlier."""
-
-    def next_deadline_s(self) -> float | None:
-        """When we want to be woken; None if only an event can help."""
-
-    def drain(self) -> list[Effect]:
-        """Returns the effects since the last call, in order."""
