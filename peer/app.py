@@ -169,7 +169,9 @@ class Peer:
                 mixing, self._wire, self._presence, wait_s=self.config.wait_s
             )
             await _cancel(showing)
-            status.step = step
+            # The donor's card may be some seconds old, its round is not.
+            interval_steps = run.manifest.method.schedule.interval_steps
+            status.step = max(step, mixing.outer[0].round * interval_steps)
             await self._trainer.start(
                 [outer.anchor for outer in mixing.outer], step=status.step, tokens=0
             )

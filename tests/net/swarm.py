@@ -144,6 +144,11 @@ class Swarm:
             *("--threads", "1", "--plain", "--evaluate-every", "1000"),
         )
 
+    def resume(self, actor: Actor) -> Actor:
+        """Starts a peer that has left again, with nothing but its folder."""
+        options = ("--device", "cpu", "--threads", "1", "--plain", "--evaluate-every", "1000")
+        return self._add(actor.name, "join", "--resume", str(actor.folder), *options)
+
     def end(self) -> None:
         for actor in self.actors.values():
             actor.end()

@@ -52,6 +52,46 @@ def assert_leave_in_order(*peers: Actor) -> None:
     print(f"left in {time.monotonic() - began_s:.1f} s")
 
 
+def join_through(swarm: Swarm, one: Actor, three: Actor) -> Actor:
+    """A stranger joins with a ticket that lists nobody but a living peer."""
+    ticket = parse_ticket((one.folder / "ticket.txt").read_text())
+    only_one = tuple(address for address in ticket.addresses if address.peer_id == one.peer_id)
+    assert len(only_one) == 1
+    late = swarm.join("late", ticket=str(Ticket(ticket.run_id, ticket.founder, only_one)))
+    wait_for("the late peer's work to land", lambda: late.events("landed"), one, three, late)
+    joined = late.events("joined")[0]
+    assert joined["donor"] in (one.peer_id, three.peer_id)
+    assert joined["round"] > 0
+    assert joined["step"] >= 40 * joined["round"]
+    assert_goes_on(one, three, late)
+    return late
+
+
+def come_back(swarm: Swarm, late: Actor, *others: Actor) -> Actor:
+    """It leaves and returns as the same peer, though the node that all began with is dead."""
+    assert_leave_in_order(late)
+    late = swarm.resume(late)
+    wait_for("its return", lambda: len(late.events("joined")) == 2, *others, late)
+    first, second = late.events("joined")
+    assert first["peer_id"] == second["peer_id"]
+    assert second["step"] >= first["step"]
+    assert_goes_on(*others, late)
+    return late
+
+
+def assert_nobody_waited(*peers: Actor) -> None:
+    """No step was lost, and no trainer stood still until somebody gave a transfer up."""
+    for peer in peers:
+        steps = [event["step"] for event in peer.events("progress")]
+        assert steps == sorted(steps)
+        last = peer.events("progress")[-1]
+        print(f"{peer.name}: waited {last['waited_s']:.3f} s", end=", ")
+        print(f"longest time between two steps {last['longest_gap_s']:.3f} s")
+        assert last["waited_s"] < PROGRESS_S
+    # Three was frozen itself.
+    assert peers[0].events("progress")[-1]["longest_gap_s"] < PROGRESS_S
+
+
 def test_faults_cost_nobody_else_a_step(swarm: Swarm) -> None:
     one, two, three = (swarm.join(name) for name in ("one", "two", "three"))
     everybody = (one, two, three)
@@ -80,27 +120,7 @@ def test_faults_cost_nobody_else_a_step(swarm: Swarm) -> None:
     assert_goes_on(one, three)
     assert [len(peer.events("exchange_failed")) for peer in (one, three)] == failed_before
 
-    # A stranger with a ticket that lists nobody but a living peer.
-    ticket = parse_ticket((one.folder / "ticket.txt").read_text())
-    only_one = tuple(address for address in ticket.addresses if address.peer_id == one.peer_id)
-    assert len(only_one) == 1
-    late = swarm.join("late", ticket=str(Ticket(ticket.run_id, ticket.founder, only_one)))
-    wait_for("the late peer's work to land", lambda: late.events("landed"), one, three, late)
-    joined = late.events("joined")[0]
-    assert joined["donor"] in (one.peer_id, three.peer_id)
-    assert joined["round"] > 0
-    assert joined["step"] >= 40 * joined["round"]
-    assert_goes_on(one, three, late)
-
-    # Nobody lost a step, or waited for the network.
-    for peer in (one, three):
-        steps = [event["step"] for event in peer.events("progress")]
-        assert steps == sorted(steps)
-        last = peer.events("progress")[-1]
-        print(f"{peer.name}: waited {last['waited_s']:.3f} s", end=", ")
-        print(f"longest time between two steps {last['longest_gap_s']:.3f} s")
-    # Whoever waits for a frozen or dead partner waits until a transfer is given up, at least.
-    assert one.events("progress")[-1]["longest_gap_s"] < PROGRESS_S
-    assert one.events("progress")[-1]["waited_s"] < PROGRESS_S
-
+    late = join_through(swarm, one, three)
+    late = come_back(swarm, late, one, three)
+    assert_nobody_waited(one, three)
     assert_leave_in_order(one, three, late)
