@@ -23,11 +23,11 @@ class Method:
     interval_steps: int
     """Pairs mix more slowly than groups, so they meet more often."""
     outer: str
-    """TOML. DiLoCo's momentum of 0.9 pays off after hundreds of rounds; the demo has thirty."""
+    """TOML. DiLoCo's momentum of 0.9 pays off after hundreds of rounds; the demo has 45."""
 
 
 METHODS = {
-    "diloco": Method("int8", 30, "lr = 0.8\nmomentum = 0.3"),
+    "diloco": Method("int8", 20, "lr = 0.8\nmomentum = 0.3"),
     "noloco": Method("bf16", 15, "lr = 0.7\nmomentum = 0.5\ngamma = 0.7"),
 }
 """What the demo can play."""
