@@ -28,7 +28,7 @@ class WireConfig:
     progress_s: float = 3.0
     max_streams_per_peer: int = 8
     num_fragments: int = 1
-    max_peers: int = 256
+    max_peers: int = 128
     software: str = "thinwire"
 
 

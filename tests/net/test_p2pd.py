@@ -28,7 +28,7 @@ def _is_alive(pid: int) -> bool:
 async def test_the_daemon_keeps_its_things_private_and_leaves_nothing() -> None:
     daemon = await P2pd.start(Identity(b"a" * 32))
     assert stat.S_IMODE(daemon.run_dir.stat().st_mode) == 0o700
-    assert stat.S_IMODE((daemon.run_dir / "identity").stat().st_mode) == 0o600
+    assert not (daemon.run_dir / "identity").exists()  # the daemon has read it
     assert len(str(daemon.socket_path)) < 100
     (maddr,) = daemon.maddrs
     assert maddr.startswith("/ip4/127.0.0.1/tcp/")
