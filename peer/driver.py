@@ -82,6 +82,9 @@ class Driver:
         self._machines: list[Exchange] = []
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._departed_tokens: dict[int, int] = {}
+        self._departed_steps: dict[int, int] = {}
+        self._newest_task: dict[bytes, asyncio.Task[None]] = {}
+        """Of each exchange: offer, reduction and landing follow one another."""
         self._offers: OrderedDict[bytes, frozenset[PeerId]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._fetches: dict[bytes, set[asyncio.Task[None]]] = {}
@@ -153,6 +156,7 @@ class Driver:
     def on_departed(self, departed: lines.Departed) -> None:
         """The trainer left a snapshot."""
         self._departed_tokens[departed.fragment] = departed.tokens
+        self._departed_steps[departed.fragment] = departed.step
         if self._machines:
             self._offer_snapshot(departed.fragment)
 
@@ -241,11 +245,14 @@ class Driver:
                 self._offers[effect.exchange_id] = frozenset(effect.members)
                 while len(self._offers) > REMEMBERED_OFFERS:
                     self._offers.popitem(last=False)
-                theta = self._port.snapshot(effect.fragment)
-                self._spawn(self._make(lambda: self.mixing.offer(effect, theta)))
+                self._spawn_after(effect.exchange_id, lambda: self._offer(effect))
             case Reduce():
-                self._spawn(self._make(lambda: self.mixing.reduce(effect)))
+                exchange_id = effect.ref.exchange_id
+                self._spawn_after(
+                    exchange_id, lambda: self._make(lambda: self.mixing.reduce(effect))
+                )
             case Discard():
+                self._newest_task.pop(effect.exchange_id, None)
                 for task in self._fetches.pop(effect.exchange_id, ()):
                     task.cancel()
                 self._spawn(self._make(lambda: self.mixing.discard(effect.exchange_id)))
@@ -256,7 +263,7 @@ class Driver:
                 task.add_done_callback(tasks.discard)
             case Land():
                 self._fetches.pop(effect.exchange_id, None)
-                self._spawn(self._land(effect))
+                self._spawn_after(effect.exchange_id, lambda: self._land(effect))
             case CatchUp():
                 self._spawn(self._catch_up(effect))
             case Tell():
@@ -271,6 +278,16 @@ class Driver:
                 effect.note.fragment,
                 lambda machine, now_s: machine.on_unreachable(effect.dst, now_s=now_s),
             )
+
+    async def _offer(self, effect: Offer) -> None:
+        """Offers what the trainer has now: the others may have kept us waiting for many steps."""
+        fragment = effect.fragment
+        if self._status.step > self._departed_steps.get(fragment, 0):
+            departed = await self._port.refresh(fragment)
+            self._departed_tokens[fragment] = departed.tokens
+            self._departed_steps[fragment] = departed.step
+        theta = self._port.snapshot(fragment)
+        await self._make(lambda: self.mixing.offer(effect, theta))
 
     async def _make(self, job: Callable[[], None]) -> None:
         await self._job(job)
@@ -384,6 +401,23 @@ class Driver:
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
         return task
+
+    def _spawn_after(
+        self, exchange_id: bytes, work: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Starts a task of an exchange once the one before it is done, if that went well."""
+        before = self._newest_task.get(exchange_id)
+
+        async def in_turn() -> None:
+            if before is not None:
+                await asyncio.wait((before,))
+                if before.cancelled() or before.exception() is not None:
+                    return
+            await work()
+            if self._newest_task.get(exchange_id) is task:
+                del self._newest_task[exchange_id]
+
+        task = self._newest_task[exchange_id] = self._spawn(in_turn())
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -60,6 +60,7 @@ class TrainerPort:
         """In the order of the questions; one that nobody awaits any more still has its answer."""
         self._is_over = False
         self._anchor_lock = asyncio.Lock()
+        self._departure_lock = asyncio.Lock()
         self._snapshots: set[int] = set()
         """Fragments of which the snapshot in `base` is ours."""
         self.hello: asyncio.Future[lines.Hello] = asyncio.get_running_loop().create_future()
@@ -139,14 +140,25 @@ class TrainerPort:
                 stay on top of the new one.
         """
         if old_anchor is not None:
-            if fragment not in self._snapshots:
-                await self._ask(lines.Depart(fragment=fragment), lines.Departed, fragment)
+            await self._depart(fragment)
             self.snapshot(fragment).copy_(old_anchor)
         async with self._anchor_lock:
             self._part(self._interchange.anchor, fragment).copy_(anchor)
             self._snapshots.discard(fragment)
             land = lines.Land(fragment=fragment, round=round, contributed=old_anchor is None)
             return await self._ask(land, lines.Landed, fragment)
+
+    async def refresh(self, fragment: int) -> lines.Departed:
+        """Swaps a snapshot that has waited for one of the trainer's next step."""
+        async with self._departure_lock:
+            self._snapshots.discard(fragment)
+            self._channel.send(lines.Free(fragment=fragment))
+            return await self._ask(lines.Depart(fragment=fragment), lines.Departed, fragment)
+
+    async def _depart(self, fragment: int) -> None:
+        async with self._departure_lock:
+            if fragment not in self._snapshots:
+                await self._ask(lines.Depart(fragment=fragment), lines.Departed, fragment)
 
     async def evaluate(self, round: int) -> lines.Evaluated:
         """Evaluates the anchor that landed last."""
