@@ -146,6 +146,7 @@ class Swarm:
 
     def resume(self, actor: Actor) -> Actor:
         """Starts a peer that has left again, with nothing but its folder."""
+        actor.end()
         options = ("--device", "cpu", "--threads", "1", "--plain", "--evaluate-every", "1000")
         return self._add(actor.name, "join", "--resume", str(actor.folder), *options)
 
