@@ -3,11 +3,16 @@
     magic "TW" | version u8 | codec id u8 | element count u64 LE | the codec's own body
 
 A frame comes from a stranger. Its length follows from what the receiver expects, so it is checked
-before anything is allocated, and nothing in a frame decides how much memory is used.
+before anything is allocated, and nothing in a frame decides how much memory is used. All numbers
+are little-endian, and so is the machine: kernels read a frame where it lies.
 """
 
+import math
 import struct
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,6 +20,10 @@ MAGIC = b"TW"
 VERSION = 1
 _HEADER = struct.Struct("<2sBBQ")
 HEADER_BYTES = _HEADER.size
+LARGEST_VALUE = 1e30
+"""Sums of larger ones could overflow fp32: none is encoded, and no frame decodes to one."""
+
+Frame: TypeAlias = bytes | bytearray | memoryview
 
 
 class CodecError(ValueError):
@@ -26,9 +35,7 @@ def frame_header(codec_id: int, num_elements: int) -> bytes:
     return _HEADER.pack(MAGIC, VERSION, codec_id, num_elements)
 
 
-def body_of(
-    frame: bytes | bytearray | memoryview, *, codec_id: int, num_elements: int, frame_bytes: int
-) -> memoryview:
+def body_of(frame: Frame, *, codec_id: int, num_elements: int, frame_bytes: int) -> memoryview:
     """Return what follows the header, without a copy.
 
     Args:
@@ -50,11 +57,20 @@ def body_of(
     return view[HEADER_BYTES:]
 
 
-def require_vector(x: Tensor) -> None:
-    """Check that `x` can be encoded.
+def array_in(body: memoryview, dtype: type[Any], count: int, offset: int = 0) -> npt.NDArray[Any]:
+    """Return `count` numbers of a body, read-only; a copy only if they lie misaligned."""
+    array = np.frombuffer(body, dtype, count, offset)
+    if not array.flags.aligned:
+        array = array.copy()
+    array.setflags(write=False)  # one type for the kernels, whoever owns the bytes
+    return array
+
+
+def vector_of(x: Tensor) -> npt.NDArray[np.float32]:
+    """Return the memory of a vector, not a copy.
 
     Raises:
-        ValueError: `x` is not a contiguous fp32 vector on the CPU, or not finite.
+        ValueError: `x` is not a contiguous fp32 vector on the CPU.
     """
     on_cpu = x.device.type == "cpu"
     if x.dim() != 1 or x.dtype != torch.float32 or not on_cpu or not x.is_contiguous():
@@ -62,10 +78,42 @@ def require_vector(x: Tensor) -> None:
             f"expected a contiguous float32 vector on the CPU, not {list(x.shape)} {x.dtype} "
             f"on {x.device}"
         )
-    if not is_finite(x):
-        raise ValueError("the vector is not finite")
+    array: npt.NDArray[np.float32] = x.detach().numpy()
+    return array
 
 
-def is_finite(x: Tensor) -> bool:
-    """Return whether no element is infinite or NaN, in one pass without temporaries."""
-    return x.numel() == 0 or all(bool(m.isfinite()) for m in x.aminmax())  # NaN propagates
+def require_vector(x: Tensor) -> None:
+    """Check that `x` can be encoded.
+
+    Raises:
+        ValueError: It is not a contiguous fp32 vector on the CPU, or has elements that are not
+            finite or beyond `LARGEST_VALUE`.
+    """
+    vector_of(x)
+    if x.numel():
+        least, most = (float(m) for m in x.detach().aminmax())  # NaN propagates
+        require_largest(max(-least, most))
+
+
+def require_largest(largest: float) -> None:
+    """Check the largest magnitude of what was to be encoded, infinite or NaN included.
+
+    Raises:
+        ValueError: It is not at most `LARGEST_VALUE`.
+    """
+    if not largest <= np.float32(LARGEST_VALUE):
+        what = "is too large" if math.isfinite(largest) else "is not finite"
+        raise ValueError(
+            f"the vector {what}: its largest magnitude is {largest:g}, and only up to "
+            f"{LARGEST_VALUE:g} is encoded"
+        )
+
+
+def require_frac(frac: float) -> None:
+    """Check how far `Codec.accumulate` is to go.
+
+    Raises:
+        ValueError: It is not in [0, 1].
+    """
+    if not 0 <= frac <= 1:
+        raise ValueError(f"frac must be at least 0 and at most 1, not {frac}")

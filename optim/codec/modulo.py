@@ -1,0 +1,194 @@
+"""Modulo: parameters in 4 or 8 bits, because the receiver already holds nearly the same ones.
+
+Both ends share a lattice of step s. The sender rounds to it and sends the lattice index modulo
+2^bits; the receiver takes, of all points with that residue, the one nearest to its own parameters.
+So the step follows from how far replicas are apart, not from how large parameters are.
+
+**Paper:** Lu and De Sa 2020, Moniqua, ICML, arXiv:2002.11787; Davies et al. 2020,
+arXiv:2002.09268 (there with a lattice in many dimensions; this one is cubic).
+**Symbols:** x = what is sent [n], `near` = what an end holds [n]: the sender its anchor, the
+receiver its own parameters; s = the block's scale, M = max |x - near| over the block.
+**Format:** header | block u32 | scales bf16 [ceil(n / block)] | codes [ceil(n bits / 8)], all
+little-endian; of two 4-bit codes in a byte the first is in the lower half.
+**Guarantee:** where |x - near| < s (2^(bits-1) - 1/2) at the receiver, |decoded - x| <= s / 2, plus
+the rounding to fp32. Farther away it is off by multiples of 2^bits s, towards the receiver: decoded
+is never farther from `near` than s 2^(bits-1). Who disagrees by more hears less of it.
+**Deviations:**
+- The scale is each block's own and measured: `reach` times M over 2^(bits-1), for the sender does
+  not know how far the receiver is. In the papers one bound for all is given
+  (test_the_step_follows_the_sender_s_own_drift).
+- It is at least 2^-25 of the block's largest magnitude, beneath the resolution of fp32 there: a
+  block that did not move arrives unchanged, and indices stay below 2^26
+  (test_a_block_that_did_not_move_arrives_as_it_was).
+- Rounding to nearest, no shared dither: both ends of a pair decode the same numbers, so that what
+  they agree on is the same (test_both_ends_of_a_pair_decode_the_same_values).
+"""
+
+import math
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optim.codec.frame import (
+    HEADER_BYTES,
+    LARGEST_VALUE,
+    CodecError,
+    Frame,
+    array_in,
+    body_of,
+    frame_header,
+    require_frac,
+    require_vector,
+    vector_of,
+)
+from optim.codec.kernels import Bytes, Floats
+from optim.codec.modulo_kernels import measure_blocks, read_residues, write_residues
+
+_BLOCK = struct.Struct("<I")
+_SCALES_AT = HEADER_BYTES + _BLOCK.size
+_FINEST = 2.0**-25
+_MIN_SCALE = 2.0**-126
+_MAX_SCALE = 2.0**99
+"""Enough: no two encodable numbers are farther apart than 7.5 of them."""
+_BOUND = float(np.float32(LARGEST_VALUE))
+
+
+@dataclass(frozen=True, slots=True)
+class Modulo:
+    """Blockwise modulo codec; `near` is required at both ends.
+
+    Attributes:
+        bits: 4 or 8, an element.
+        block: Elements that share a scale.
+        reach: How far the receiver may be, in distances of the sender from its own anchor (the
+            largest of the block). At least 1.1, so that a sender can read its own frame; with 4,
+            one element in 5000 is out of reach when anchors are apart twice what a round moves.
+
+    Raises:
+        ValueError: A parameter is out of its range.
+    """
+
+    bits: int = 8
+    block: int = 64
+    reach: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8):
+            raise ValueError(f"bits must be 4 or 8, not {self.bits}")
+        if not 1 <= self.block < 1 << 32:
+            raise ValueError(f"block must be at least 1 and below 2^32, not {self.block}")
+        if not 1.1 <= self.reach < math.inf:
+            raise ValueError(f"reach must be at least 1.1 and finite, not {self.reach}")
+
+    @property
+    def name(self) -> str:
+        """The name by which `codec_named` knows it."""
+        return f"mod{self.bits}"
+
+    @property
+    def codec_id(self) -> int:
+        """What stands in the header."""
+        return {4: 8, 8: 9}[self.bits]
+
+    def frame_bytes(self, num_elements: int) -> int:
+        """Return the exact size of a frame."""
+        code_bytes = -(-num_elements * self.bits // 8)
+        return _SCALES_AT + 2 * self._num_blocks(num_elements) + code_bytes
+
+    def encode(self, x: Tensor, *, near: Tensor | None = None, seed: int = 0) -> memoryview:
+        """Return the frame of `x`, see `Codec.encode`.
+
+        Args:
+            x: `[n]`.
+            near: `[n]`, the sender's anchor: what `x` has moved away from.
+            seed: Ignored.
+
+        Raises:
+            ValueError: `x` or `near` is not a vector that can be encoded, or `near` is missing.
+        """
+        require_vector(x)
+        values, n = vector_of(x), x.numel()
+        scales = self._scales(values, _required(near, n))
+        frame = np.zeros(self.frame_bytes(n), np.uint8)
+        codes_at = _SCALES_AT + 2 * scales.size
+        frame[:HEADER_BYTES] = memoryview(frame_header(self.codec_id, n))
+        frame[HEADER_BYTES:_SCALES_AT] = memoryview(_BLOCK.pack(self.block))
+        frame[_SCALES_AT:codes_at].view(np.uint16)[:] = scales.view(np.uint32) >> 16
+        write_residues(values, scales, self.block, self.bits, frame[codes_at:])
+        return frame.data.toreadonly()
+
+    def decode(self, frame: Frame, num_elements: int, *, near: Tensor | None = None) -> Tensor:
+        """Return the vector of a frame, see `Codec.decode`.
+
+        Args:
+            frame: Any bytes, from anyone.
+            num_elements: What the receiver expects.
+            near: `[num_elements]`, the receiver's own parameters.
+
+        Raises:
+            CodecError: The bytes are not a frame of this codec with that many elements.
+            ValueError: `near` is missing, or not such a vector.
+        """
+        known = _required(near, num_elements)
+        scales, codes = self._sections(frame, num_elements)
+        out = np.empty(num_elements, np.float32)
+        read_residues(codes, scales, self.block, self.bits, known, _BOUND, out, np.float32(1))
+        return torch.from_numpy(out)
+
+    def accumulate(
+        self, frame: Frame, into: Tensor, frac: float, *, near: Tensor | None = None
+    ) -> None:
+        """Move `into` towards the vector of a frame, see `Codec.accumulate` and `decode`.
+
+        `into` may itself be `near`: each element is read before it is written.
+        """
+        out = vector_of(into)
+        require_frac(frac)
+        known = _required(near, out.size)
+        scales, codes = self._sections(frame, out.size)
+        read_residues(codes, scales, self.block, self.bits, known, _BOUND, out, np.float32(frac))
+
+    def for_average(self, num_contributions: int) -> "Modulo":
+        """Return itself: an average of parameters lies close to parameters too."""
+        return self
+
+    def _num_blocks(self, num_elements: int) -> int:
+        return -(-num_elements // self.block)
+
+    def _scales(self, x: Floats, near: Floats) -> Floats:
+        distances, absmaxes = np.empty((2, self._num_blocks(x.size)))
+        measure_blocks(x, near, self.block, distances, absmaxes)
+        scales = np.maximum(distances * (self.reach / 2 ** (self.bits - 1)), absmaxes * _FINEST)
+        rounded: Floats = scales.clip(_MIN_SCALE, _MAX_SCALE).astype(np.float32)
+        bits = rounded.view(np.uint32)
+        bits += 0xFFFF  # up to the next bf16
+        bits &= 0xFFFF0000
+        return rounded
+
+    def _sections(self, frame: Frame, num_elements: int) -> tuple[Floats, Bytes]:
+        # The scales and codes of a frame, or a CodecError.
+        frame_bytes = self.frame_bytes(num_elements)
+        body = body_of(
+            frame, codec_id=self.codec_id, num_elements=num_elements, frame_bytes=frame_bytes
+        )
+        (block,) = _BLOCK.unpack_from(body)
+        if block != self.block:
+            raise CodecError(f"the frame has blocks of {block}, expected {self.block}")
+        halves = array_in(body, np.uint16, self._num_blocks(num_elements), _BLOCK.size)
+        scales = np.left_shift(halves, 16, dtype=np.uint32).view(np.float32)
+        if not ((scales >= _MIN_SCALE) & (scales <= _MAX_SCALE)).all():  # a NaN fails both
+            raise CodecError("the frame holds a scale that no encoder writes")
+        codes_at = _BLOCK.size + halves.nbytes
+        return scales, array_in(body, np.uint8, len(body) - codes_at, codes_at)
+
+
+def _required(near: Tensor | None, num_elements: int) -> Floats:
+    if near is None:
+        raise ValueError("the modulo codec sends only what is left modulo a lattice: pass `near`")
+    if near.shape != (num_elements,):
+        raise ValueError(f"near has shape {list(near.shape)}, expected [{num_elements}]")
+    require_vector(near)
+    return vector_of(near)
