@@ -21,7 +21,7 @@ def new(
     console = Console()
     with console.status("loading"):
         from bootstrap.found import found, read_settings
-        from peer.method import layout_of_run
+        from peer.train.model import layout_of_run
     with console.status("reading the text"):
         manifest = found(read_settings(settings), directory)
     method = manifest.method

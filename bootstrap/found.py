@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from optim.presets import PRESETS
+from optim.method import merged
 from peer.identity_file import load_identity
 from peer.method import check_method
 from peer.run_folder import Run, write_run
@@ -79,28 +79,15 @@ def method_settings(given: object) -> dict[str, Any]:
     for axis in ("schedule", "codec", "outer"):
         if not isinstance(table.get(axis, {}), dict):
             raise ConfigError(f"method.{axis}: write a table of settings, got {table[axis]!r:.60}")
-    name = table.get("preset", "diloco")
-    if not isinstance(name, str) or name not in PRESETS:
-        raise ConfigError(f"method: there is no preset {name!r}; choose one of {_names()}")
-    axes = PRESETS[name]
-    outer = dict(axes["outer"])
-    rule = outer.pop("rule")
-    given_outer = dict(table.get("outer", {}))
-    if given_outer.get("rule", rule) != rule:
-        outer = {}  # another rule's constants make no sense
-    rule = given_outer.pop("rule", rule)
-    return {
-        **table,
-        "preset": name,
-        "mixing": table.get("mixing", axes["mixing"]),
-        "schedule": axes["schedule"] | table.get("schedule", {}),
-        "codec": axes["codec"] | table.get("codec", {}),
-        "outer": {"rule": rule, "constants": outer | given_outer},
-    }
-
-
-def _names() -> str:
-    return ", ".join(sorted(PRESETS))
+    overrides = {axis: value for axis, value in table.items() if axis != "preset"}
+    name = str(table.get("preset", "diloco"))
+    try:
+        axes = merged(name, overrides)
+    except ValueError as error:
+        raise ConfigError(f"method: {error}") from None
+    outer = dict(axes.pop("outer"))  # the presets are everybody's
+    rule = outer.pop("rule", "")
+    return {"preset": name, **axes, "outer": {"rule": rule, "constants": outer}}
 
 
 def _secret(folder: Path) -> bytes:

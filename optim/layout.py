@@ -2,30 +2,40 @@
 
 The outer algorithms speak of vectors (theta, Theta, Delta), a model has named tensors. A `Layout`
 is the agreed translation: it depends on names, shapes and their order only, so every replica of a
-run derives the same one.
+run derives the same one. The order of the vector is fragment by fragment, see `optim.fragments`,
+and the model's own order within a fragment. With pattern "balanced" that is the model's order
+throughout, whatever the number of fragments.
+
+In the vector are the trainable parameters: tied ones once, frozen ones not. Buffers are not.
+BatchNorm's statistics describe what this replica's parameters did with this replica's batches; a
+counter or a mask has no mean. An outer step, which extrapolates, could even turn a variance
+negative. So each replica keeps its own, and they follow a landing as they follow an inner step.
+An anchor has none: before evaluating one in a model with BatchNorm, estimate them anew on some
+batches (`torch.optim.swa_utils.update_bn`), or build the model with a norm without statistics.
 
 **Paper:** Douillard et al. 2025, Streaming DiLoCo, arXiv:2501.18512v1, Sec. 2.2 (fragments).
-**Deviations:** The paper's fragments are whole transformer blocks, strided by default; these are
-contiguous runs of tensors of about equal size, for any model.
 """
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
 
+from optim.fragments import assign_fragments
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The place of one tensor: elements `[start, stop)` of the flat vector."""
+    """The place of one tensor: elements `[start, stop)` of the flat vector, in one fragment."""
 
     name: str
     shape: tuple[int, ...]
     start: int
     stop: int
+    fragment: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,62 +53,78 @@ class Layout:
     num_elements: int
 
     def entries_of(self, fragment: int | None) -> Iterator[Entry]:
-        """Yield the tensors of one fragment, or all of them when `fragment` is None."""
-        span = range(self.num_elements) if fragment is None else self.fragments[fragment]
-        return (e for e in self.entries if span.start <= e.start and e.stop <= span.stop)
+        """Return the tensors of one fragment, or all of them when `fragment` is None.
+
+        Raises:
+            ValueError: No such fragment.
+        """
+        if fragment is not None and not 0 <= fragment < len(self.fragments):
+            raise ValueError(f"no fragment {fragment}: the layout has {len(self.fragments)}")
+        return (e for e in self.entries if fragment is None or e.fragment == fragment)
 
 
-def layout_of(shapes: Mapping[str, tuple[int, ...]], *, num_fragments: int = 1) -> Layout:
-    """Return the layout of tensors with these shapes, in the order given.
-
-    A fragment is a run of whole tensors; the cuts are the tensor boundaries nearest to equal sizes.
+def layout_of(
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    num_fragments: int = 1,
+    pattern: str = "balanced",
+    separate_embeddings: bool = False,
+) -> Layout:
+    """Return the layout of tensors with these shapes.
 
     Args:
-        shapes: Shape by parameter name, see `shapes_of`.
-        num_fragments: How many fragments, at most one for each tensor.
+        shapes: Shape by parameter name, in the model's order, see `shapes_of`.
+        num_fragments: How many fragments, the embeddings' own included.
+        pattern: "balanced", "sequential" or "strided", see `assign_fragments`.
+        separate_embeddings: Make what lies outside of blocks the last fragment.
 
     Raises:
-        ValueError: `num_fragments` is below 1 or above the number of tensors.
+        ValueError: The tensors do not make so many fragments in this way, see `assign_fragments`.
     """
-    if not 1 <= num_fragments <= len(shapes):
-        raise ValueError(
-            f"num_fragments must be between 1 and the number of tensors ({len(shapes)}), "
-            f"not {num_fragments}"
-        )
+    fragment_of = assign_fragments(
+        {name: math.prod(shape) for name, shape in shapes.items()},
+        num_fragments=num_fragments,
+        pattern=pattern,
+        separate_embeddings=separate_embeddings,
+    )
     entries, start = [], 0
-    for name, shape in shapes.items():
+    lengths = [0] * num_fragments
+    for name in sorted(fragment_of, key=fragment_of.__getitem__):  # stable within a fragment
+        shape, fragment = tuple(shapes[name]), fragment_of[name]
         stop = start + math.prod(shape)
-        entries.append(Entry(name, tuple(shape), start, stop))
+        entries.append(Entry(name, shape, start, stop, fragment))
+        lengths[fragment] += stop - start
         start = stop
-    bounds = [0, *(e.stop for e in entries)]
-    cuts = [0, *_balanced_cuts(bounds, num_fragments), start]
-    fragments = tuple(range(a, b) for a, b in pairwise(cuts))
-    return Layout(tuple(entries), fragments, start)
-
-
-def _balanced_cuts(bounds: list[int], num_fragments: int) -> list[int]:
-    # bounds[i] is where tensor i starts. Each fragment keeps at least one tensor, so cut p is
-    # searched after the previous one and before the last num_fragments - p tensors.
-    cuts: list[int] = []
-    previous, num_tensors = 0, len(bounds) - 1
-    for p in range(1, num_fragments):
-        ideal = p * bounds[-1] / num_fragments
-        allowed = range(previous + 1, num_tensors - (num_fragments - p) + 1)
-        previous = min(allowed, key=lambda i: abs(bounds[i] - ideal))
-        cuts.append(bounds[previous])
-    return cuts
+    bounds = [0, *accumulate(lengths)]
+    return Layout(tuple(entries), tuple(range(a, b) for a, b in pairwise(bounds)), start)
 
 
 def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the trainable parameters, tied ones once, frozen ones left out."""
-    return {name: tuple(p.shape) for name, p in module.named_parameters() if p.requires_grad}
+    """Return the shapes of the trainable parameters, tied ones once, frozen ones left out.
+
+    Raises:
+        ValueError: A trainable parameter is complex: the flat vector has no imaginary parts.
+    """
+    shapes = {}
+    for name, param in module.named_parameters():
+        if not param.requires_grad:
+            continue
+        if not param.is_floating_point():
+            raise ValueError(
+                f"{name} is {param.dtype}, and the flat vector holds real numbers; make its real "
+                "and imaginary parts the parameter, and use torch.view_as_complex in forward"
+            )
+        shapes[name] = tuple(param.shape)
+    return shapes
 
 
 @torch.no_grad()
 def flatten_into(
     out: Tensor, layout: Layout, module: nn.Module, fragment: int | None = None
 ) -> None:
-    """Copy live parameters, of any device and dtype, into the flat vector. Mutates `out`.
+    """Copy live parameters, of any device and real dtype, into the flat vector. Mutates `out`.
+
+    bf16 and fp16 pass through fp32 unchanged; of fp64 the digits beyond fp32 are lost.
 
     Args:
         out: `[num_elements]` fp32 on the CPU.
@@ -107,7 +133,7 @@ def flatten_into(
         fragment: Copy this fragment's range only; None copies all.
 
     Raises:
-        ValueError: `out` or `module` does not fit the layout.
+        ValueError: No such fragment, or `out` or `module` does not fit the layout.
     """
     for part, param in _pairs(out, layout, module, fragment):
         part.copy_(param)
@@ -118,7 +144,9 @@ def load_from(flat: Tensor, layout: Layout, module: nn.Module, fragment: int | N
     """Copy the flat vector into the live parameters. Mutates `module`.
 
     The parameters keep their own storage, device and dtype: they never alias `flat`, whose
-    content may change at the next landing while the optimizer still holds the parameters.
+    content may change at the next landing while the optimizer still holds the parameters. Narrow
+    parameters round what lands, and bf16 swallows most outer steps: keep parameters in fp32 and
+    compute in bf16 under autocast.
 
     Args:
         flat: `[num_elements]` fp32 on the CPU.
@@ -127,7 +155,7 @@ def load_from(flat: Tensor, layout: Layout, module: nn.Module, fragment: int | N
         fragment: Copy this fragment's range only; None copies all.
 
     Raises:
-        ValueError: `flat` or `module` does not fit the layout.
+        ValueError: No such fragment, or `flat` or `module` does not fit the layout.
     """
     for part, param in _pairs(flat, layout, module, fragment):
         param.copy_(part)

@@ -117,7 +117,7 @@ class Peer:
         config, status = self.config, self.status
         status.phase = "building the model"
         torch.set_num_threads(1)  # one core is enough for the mixing; the others are the trainer's
-        mixing = mixing_of(run.manifest)
+        mixing = mixing_of(run.manifest, self._our_id)
         self._keeper = Keeper(config.directory, run.manifest.run_id, self._our_id, mixing)
         self._mixing = mixing
         self._checkpoint_folder = self._keeper.load() if config.resume else None
@@ -283,7 +283,9 @@ class Peer:
             self._background.create_task(self._evaluate(round))
 
     async def _evaluate(self, round: int) -> None:
-        evaluated = await self._trainer.evaluate(round)
+        evaluated = await self._trainer.evaluate(
+            round, lambda: [outer.anchor for outer in self._mixing.landed]
+        )
         self.status.validation_bits_per_byte = evaluated.bits_per_byte
         self._events.write(
             "evaluated",

@@ -18,8 +18,10 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from peer.exchanges import new_exchange
-from peer.mixing import Mixing, OuterState
+from peer.mixing import Mixing
 from peer.net.refusals import RefusalLog
 from peer.ports import Blob, Wire
 from peer.status import PeerStatus
@@ -83,6 +85,9 @@ class Driver:
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._departed_tokens: dict[int, int] = {}
         self._departed_steps: dict[int, int] = {}
+        self._offered_tokens: dict[bytes, int] = {}
+        self._turns = [asyncio.Lock() for _ in mixing.outer]
+        """Of each fragment: whatever changes its outer copy and its live parameters does both."""
         self._newest_task: dict[bytes, asyncio.Task[None]] = {}
         """Of each exchange: offer, reduction and landing follow one another."""
         self._offers: OrderedDict[bytes, frozenset[PeerId]] = OrderedDict()
@@ -95,7 +100,7 @@ class Driver:
         self._trainer: TrainerPort | None = None
         self._wire: Wire | None = None
         self.on_landed: Callable[[int], None] = lambda round: None
-        """Called after each landing, with the round."""
+        """Called with the round whenever all fragments have landed once more."""
         self.knows: Callable[[PeerId], bool] = lambda peer: peer in status.members
         """Whether we could answer this peer."""
         self.on_stranger: Callable[[PeerId], None] = lambda peer: None
@@ -155,8 +160,7 @@ class Driver:
 
     def on_departed(self, departed: lines.Departed) -> None:
         """The trainer left a snapshot."""
-        self._departed_tokens[departed.fragment] = departed.tokens
-        self._departed_steps[departed.fragment] = departed.step
+        self._on_asked(departed)
         if self._machines:
             self._offer_snapshot(departed.fragment)
 
@@ -255,7 +259,7 @@ class Driver:
                 self._newest_task.pop(effect.exchange_id, None)
                 for task in self._fetches.pop(effect.exchange_id, ()):
                     task.cancel()
-                self._spawn(self._make(lambda: self.mixing.discard(effect.exchange_id)))
+                self._spawn(self._discard(effect))
             case Fetch():
                 task = self._spawn(self._fetch(effect))
                 tasks = self._fetches.setdefault(effect.ref.exchange_id, set())
@@ -282,23 +286,57 @@ class Driver:
     async def _offer(self, effect: Offer) -> None:
         """Offers what the trainer has now: the others may have kept us waiting for many steps."""
         fragment = effect.fragment
-        if self._status.step > self._departed_steps.get(fragment, 0):
-            departed = await self._port.refresh(fragment)
-            self._departed_tokens[fragment] = departed.tokens
-            self._departed_steps[fragment] = departed.step
-        theta = self._port.snapshot(fragment)
-        await self._make(lambda: self.mixing.offer(effect, theta))
+        async with self._turns[fragment]:
+            if self._status.step > self._departed_steps.get(fragment, 0):
+                self._on_asked(await self._port.refresh(fragment))
+            theta = self._port.snapshot(fragment)
+            start = await self._make(lambda: self.mixing.offer(effect, theta))
+            self._offered_tokens[effect.exchange_id] = tokens = self._departed_tokens[fragment]
+            if start is not None:  # the method does not wait for the average
+                await self._move(fragment, start, base=None, tokens=tokens)
 
-    async def _make(self, job: Callable[[], None]) -> None:
-        await self._job(job)
+    async def _discard(self, effect: Discard) -> None:
+        fragment = effect.fragment
+        async with self._turns[fragment]:
+            tokens = self._offered_tokens.pop(effect.exchange_id, 0)
+            start = self.mixing.outer[fragment].copy.start
+            back = await self._make(lambda: self.mixing.discard(fragment, effect.exchange_id))
+            if back is not None:
+                await self._move(fragment, back, base=start, tokens=-tokens)
+                await self._depart(fragment)  # to offer it again
+
+    async def _move(
+        self, fragment: int, start: Tensor, *, base: Tensor | None, tokens: int = 0
+    ) -> None:
+        """Moves the live parameters from where they set out to another start, the steps on top."""
+        outer = self.mixing.outer[fragment]
+        gives_way = base is not None and await self._port.depart(fragment) is None
+        await self._port.land(fragment, outer.round, start, base=base, tokens=tokens)
+        self.mixing.landed[fragment] = outer
+        if gives_way:  # the move took the place of a snapshot that is still to be offered
+            await self._depart(fragment)
+
+    async def _depart(self, fragment: int) -> None:
+        if departed := await self._port.depart(fragment):
+            self._on_asked(departed)
+
+    async def _make(self, job: Callable[[], Result]) -> Result:
+        result = await self._job(job)
         self._made.set()
         self._made.clear()  # whoever waited has been woken; the next one waits for the next thing
+        return result
+
+    def _on_asked(self, departed: lines.Departed) -> None:
+        self._departed_tokens[departed.fragment] = departed.tokens
+        self._departed_steps[departed.fragment] = departed.step
 
     async def _fetch(self, effect: Fetch) -> None:
         src, ref = effect.src, effect.ref
         expected = self.mixing.fetch_bytes(effect)
         try:
             blob = await self._net.fetch(src, ref, max_bytes=expected)
+            if offer := self._newest_task.get(ref.exchange_id):
+                await asyncio.wait((offer,))  # parameters are decoded as what lies near ours
             await self._job(lambda: self.mixing.collect(effect, blob.data))
         except (TransportError, RemoteError) as error:
             is_alive = isinstance(error, NotAvailable)
@@ -319,10 +357,19 @@ class Driver:
         self._feed(ref.fragment, lambda machine, now_s: machine.on_fetched(src, ref, now_s=now_s))
 
     async def _land(self, effect: Land) -> None:
-        old = self.mixing.outer[effect.fragment]
-        tokens = self._departed_tokens.get(effect.fragment, 0)
-        new = await self._job(lambda: self.mixing.land(effect))
-        await self._hand_over(effect.fragment, new, old if effect.rebase_on_anchor else None)
+        fragment = effect.fragment
+        async with self._turns[fragment]:
+            old = self.mixing.outer[fragment].copy
+            tokens = self._offered_tokens.pop(effect.exchange_id, 0)
+            new = await self._job(lambda: self.mixing.land(effect))
+            if effect.rebase_on_anchor or self.mixing.goes_ahead:
+                await self._move(fragment, new.copy.start, base=old.start)
+            else:
+                await self._port.land(
+                    fragment, new.round, new.anchor, base=None, tokens=tokens, is_planned=True
+                )
+                self.mixing.landed[fragment] = new
+        self._count_rounds()
         status = self._status
         status.exchanges_done += 1
         if not effect.rebase_on_anchor:
@@ -341,23 +388,25 @@ class Driver:
             effect.fragment,
             lambda machine, now_s: machine.on_landed(new.round, new.digest, now_s=now_s),
         )
-        self.on_landed(new.round)
 
     async def _catch_up(self, effect: CatchUp) -> None:
         fragment = effect.fragment
-        old = new = self.mixing.outer[fragment]
+        new = self.mixing.outer[fragment]
         try:
             blob = await self._net.fetch(
                 effect.src,
                 BlobRef("state", fragment),
                 max_bytes=self.mixing.state_bytes(fragment),
             )
-            if blob.round < old.round:
-                raise NotAvailable(f"{effect.src} is only at round {blob.round} itself")
-            new = await self._job(
-                lambda: self.mixing.load_state_blob(fragment, blob.data, blob.round)
-            )
-            await self._hand_over(fragment, new, old)
+            async with self._turns[fragment]:
+                old = self.mixing.outer[fragment]
+                if blob.round < old.round:
+                    raise NotAvailable(f"{effect.src} is only at round {blob.round} itself")
+                new = await self._job(
+                    lambda: self.mixing.load_state_blob(fragment, blob.data, blob.round)
+                )
+                await self._move(fragment, new.copy.start, base=old.copy.start)
+            self._count_rounds()
             self._events.write("caught_up", fragment=fragment, round=new.round, src=effect.src)
         except (TransportError, RemoteError) as error:
             self._events.write("catching_up_failed", src=effect.src, reason=str(error))
@@ -366,12 +415,12 @@ class Driver:
             lambda machine, now_s: machine.on_caught_up(new.round, new.digest, now_s=now_s),
         )
 
-    async def _hand_over(self, fragment: int, new: OuterState, old: OuterState | None) -> None:
-        await self._port.land(
-            fragment, new.round, new.anchor, old_anchor=old.anchor if old else None
-        )
-        self.mixing.landed[fragment] = new
-        self._status.round = min(outer.round for outer in self.mixing.outer)
+    def _count_rounds(self) -> None:
+        """Says when all fragments have landed once more."""
+        round = min(outer.round for outer in self.mixing.landed)
+        if round > self._status.round:
+            self._status.round = round
+            self.on_landed(round)
 
     def _tell(self, effect: Tell) -> None:
         if effect.event == "exchange_failed":
@@ -412,6 +461,8 @@ class Driver:
             if before is not None:
                 await asyncio.wait((before,))
                 if before.cancelled() or before.exception() is not None:
+                    return
+                if exchange_id not in self._newest_task:  # discarded meanwhile
                     return
             await work()
             if self._newest_task.get(exchange_id) is task:

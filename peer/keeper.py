@@ -57,18 +57,14 @@ class Keeper:
         if len(checkpoint.info.rounds) != len(self._mixing.outer):
             raise self._misfit(path)
         for fragment, round in enumerate(checkpoint.info.rounds):
-            prefix = f"state.{fragment}."
-            state = {
-                name.removeprefix(prefix): tensor
-                for name, tensor in tensors.items()
-                if name.startswith(prefix)
-            }
+            state, own = (_group(tensors, f"{kind}.{fragment}.") for kind in ("state", "own"))
             anchor = tensors.get(f"anchor.{fragment}")
-            expected = self._mixing.outer[fragment]
+            expected = self._mixing.outer[fragment].copy
             fits = anchor is not None and anchor.shape == expected.anchor.shape
-            if anchor is None or not fits or not _is_alike(state, expected.state):
+            fits = fits and _is_alike(state, expected.state) and _is_alike(own, expected.own)
+            if anchor is None or not fits:
                 raise self._misfit(path)
-            self._mixing.load_state(fragment, anchor, state, round)
+            self._mixing.load_state(fragment, anchor, state, own, round)
         return path
 
     def _misfit(self, path: Path) -> ConfigError:
@@ -111,6 +107,10 @@ class Keeper:
         return await asyncio.to_thread(finish)
 
 
+def _group(tensors: dict[str, Tensor], prefix: str) -> State:
+    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+
+
 def _is_alike(state: State, expected: State) -> bool:
     return {name: t.shape for name, t in state.items()} == {
         name: t.shape for name, t in expected.items()
@@ -121,6 +121,7 @@ def _tensors_of(outer: list[OuterState]) -> dict[str, Tensor]:
     tensors = {}
     for fragment, state in enumerate(outer):
         tensors[f"anchor.{fragment}"] = state.anchor
-        for name, tensor in state.state.items():
-            tensors[f"state.{fragment}.{name}"] = tensor
+        for kind, vectors in (("state", state.copy.state), ("own", state.copy.own)):
+            for name, tensor in vectors.items():
+                tensors[f"{kind}.{fragment}.{name}"] = tensor
     return tensors

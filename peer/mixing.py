@@ -6,32 +6,41 @@ touch only memory; the wire's driver makes them in a worker thread, the simulato
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from optim.codec.codec import Codec, CodecError
+from optim.codec.frame import Frame
 from optim.layout import Layout
 from optim.merge import WeightedMean
-from optim.outer.rule import OuterRule, State
+from optim.outer.copy import Departure, Outer, OuterCopy
+from optim.outer.rule import AheadRule, State
 from protocol.errors import LocalProtocolError, MalformedMessage, ThinwireError
+from protocol.identity import PeerId
 from protocol.machine import BlobRef, Fetch, Land, Offer, Reduce
 
-LARGEST_VALUE = 1e30
-"""Sums of larger ones could overflow fp32, and what we send must be finite."""
-KEPT_EXCHANGES = 3
-"""Of each fragment: a partner may still be fetching, a late peer may want to replay."""
+KEPT_EXCHANGES = 2
+"""Of each fragment: a late peer may want to replay the last one while the next one goes on."""
 
 
 @dataclass(frozen=True, slots=True)
 class OuterState:
-    """One fragment's anchor `[m]`, the rule's state, and the round; replaced, never changed."""
+    """One fragment's outer copy, and the digest of its anchor; replaced, never changed."""
 
-    anchor: Tensor
-    state: State
-    round: int
+    copy: OuterCopy
     digest: bytes
+
+    @property
+    def anchor(self) -> Tensor:
+        """The anchor, `[m]`."""
+        return self.copy.anchor
+
+    @property
+    def round(self) -> int:
+        """Landings so far."""
+        return self.copy.round
 
 
 @dataclass(slots=True)
@@ -39,10 +48,14 @@ class _Bench:
     """What lies on the table for one exchange."""
 
     fragment: int
-    parts: list[bytes] = field(default_factory=list)
+    theta: Tensor | None = None
+    departure: Departure | None = None
+    parts: list[Frame] = field(default_factory=list)
     collected: WeightedMean | None = None
-    averages: dict[int, Tensor] = field(default_factory=dict)
-    frames: dict[int, bytes | bytearray | memoryview] = field(default_factory=dict)
+    average: Tensor | None = None
+    """`[lanes * m]`, of which the parts in `arrived` are there."""
+    arrived: set[int] = field(default_factory=set)
+    frames: dict[int, Frame] = field(default_factory=dict)
 
 
 class Mixing:
@@ -50,65 +63,87 @@ class Mixing:
 
     Args:
         layout: How the flat vector is divided into fragments.
-        rule: The outer rule; `codec`: what goes over the wire.
+        rule: The outer rule, with or without error feedback; `codec`: what goes over the wire.
         anchor: `[n]`, the run's initial anchor.
+        our_id: Of whom rounding errors depend, if they are drawn.
     """
 
-    def __init__(self, layout: Layout, rule: OuterRule, codec: Codec, anchor: Tensor) -> None:
+    def __init__(
+        self, layout: Layout, rule: Outer, codec: Codec, anchor: Tensor, *, our_id: PeerId
+    ) -> None:
         self.layout = layout
         self._rule = rule
         self._codec = codec
+        self._our_id = our_id
         self.outer: list[OuterState] = []
         for fragment in layout.fragments:
             part = anchor[fragment.start : fragment.stop].clone()
-            state = rule.init_state(len(fragment))
-            self.outer.append(OuterState(part, state, 0, digest_of(part)))
+            self.outer.append(_state_of(rule.first(part)))
         self.landed = list(self.outer)
         """As `outer`, but only what the trainer has landed: what a checkpoint may hold."""
         self._benches: OrderedDict[bytes, _Bench] = OrderedDict()
+
+    @property
+    def goes_ahead(self) -> bool:
+        """Whether the live parameters go on before the average is known; see `AheadRule`."""
+        return isinstance(self._rule.rule, AheadRule)
 
     # ---- sizes, known from the manifest alone
 
     def part_elements(self, fragment: int, part: int, num_parts: int) -> int:
         """Returns the number of values in a part: parts differ by one value at most."""
-        total = self._rule.lanes * len(self.layout.fragments[fragment])
+        total = self._rule.rule.lanes * len(self.layout.fragments[fragment])
         return total * (part + 1) // num_parts - total * part // num_parts
 
     def fetch_bytes(self, effect: Fetch) -> int:
         """Returns the exact size of the `part` or `average` to fetch."""
         ref = effect.ref
         size = self.part_elements(ref.fragment, ref.part, effect.num_parts)
-        return self._codec.frame_bytes(size)
+        return self._codec_of(ref, effect.num_parts).frame_bytes(size)
 
     def state_bytes(self, fragment: int) -> int:
         """Returns the exact size of a `state` blob."""
-        return 4 * (1 + len(self.outer[fragment].state)) * len(self.layout.fragments[fragment])
+        copy = self.outer[fragment].copy
+        return 4 * (1 + len(copy.state)) * len(self.layout.fragments[fragment])
 
     # ---- an exchange, in the order of its life
 
-    def offer(self, effect: Offer, theta: Tensor) -> None:
+    def offer(self, effect: Offer, theta: Tensor) -> Tensor | None:
         """Encodes our contribution.
 
         Args:
             effect: What to offer.
             theta: `[m]`, the fragment of the live parameters as the trainer left them.
 
+        Returns:
+            Where the live parameters go on from at once, `[m]`, if the method does not wait.
+
         Raises:
             ThinwireError: the parameters are not finite any more.
         """
-        bench = self._bench(effect.fragment, effect.exchange_id)
-        outgoing = self._rule.outgoing(self.outer[effect.fragment].anchor, theta).reshape(-1)
-        sizes = [
-            self.part_elements(effect.fragment, part, effect.num_parts)
-            for part in range(effect.num_parts)
-        ]
+        fragment, num_parts = effect.fragment, effect.num_parts
+        bench, old = self._bench(fragment, effect.exchange_id), self.outer[fragment]
+        copy, departure = self._rule.depart(old.copy, theta, share=1 / num_parts)
+        sizes = [self.part_elements(fragment, part, num_parts) for part in range(num_parts)]
+        near = None
+        if self._rule.rule.sends_parameters:
+            # Kept, for partners' parameters are decoded as what lies near ours.
+            near, bench.theta = old.anchor, theta.clone()
         try:
-            bench.parts = [self._codec.encode(part) for part in torch.split(outgoing, sizes)]
+            bench.parts = [
+                self._codec.encode(values, near=near, seed=self._seed(effect.exchange_id, part))
+                for part, values in enumerate(torch.split(departure.contribution, sizes))
+            ]
         except ValueError as error:
             raise ThinwireError(f"training has diverged: {error}") from None
+        if self._rule.feedback is None:  # nobody asks what it was once it is encoded
+            departure = replace(departure, contribution=torch.empty(0))
+        bench.departure = departure
+        self.outer[fragment] = replace(old, copy=copy)
+        return None if departure.shift is None else copy.start
 
     def collect(self, effect: Fetch, frame: memoryview) -> None:
-        """Takes in what was fetched.
+        """Takes in what was fetched; a pair's offer comes before it.
 
         Raises:
             MalformedMessage: these bytes are no frame of that part.
@@ -117,17 +152,15 @@ class Mixing:
         bench = self._bench(ref.fragment, ref.exchange_id)
         size = self.part_elements(ref.fragment, ref.part, effect.num_parts)
         try:
-            values = self._codec.decode(frame, size)
+            if ref.kind == "part":
+                if bench.collected is None:
+                    bench.collected = WeightedMean(size)
+                bench.collected.add_frame(self._codec, frame, effect.tokens, near=bench.theta)
+            else:
+                codec = self._codec_of(ref, effect.num_parts)
+                self._take(bench, ref, codec, frame, effect.num_parts)
         except CodecError as error:
             raise MalformedMessage(f"a {ref.kind} that cannot be decoded: {error}") from None
-        if len(values) and values.abs().max() > LARGEST_VALUE:
-            raise MalformedMessage(f"a {ref.kind} with values beyond {LARGEST_VALUE:g}")
-        if ref.kind == "part":
-            if bench.collected is None:
-                bench.collected = WeightedMean(len(values))
-            bench.collected.add(values, effect.tokens)
-        else:
-            bench.averages[ref.part], bench.frames[ref.part] = values, frame
 
     def reduce(self, effect: Reduce) -> None:
         """Averages what was collected with our own part; see `protocol.machine.Reduce`."""
@@ -137,34 +170,64 @@ class Mixing:
         size = self.part_elements(ref.fragment, ref.part, num_parts)
         collected = bench.collected or WeightedMean(size)
         # Also our own contribution is used as the others see it, after the codec.
-        collected.add(self._codec.decode(bench.parts[ref.part], size), effect.own_tokens)
+        own = bench.parts[ref.part]
+        collected.add_frame(self._codec, own, effect.own_tokens, near=bench.theta)
         average, bench.collected = collected.mean(), None
         if effect.is_shared:
-            frame = self._codec.encode(average)
-            average, bench.frames[ref.part] = self._codec.decode(frame, size), frame
-        bench.averages[ref.part] = average
+            codec = self._codec_of(ref, num_parts)
+            frame = codec.encode(average, seed=self._seed(ref.exchange_id, ref.part))
+            self._take(bench, ref, codec, frame, num_parts)
+        else:
+            bench.average = average
+            bench.arrived.add(ref.part)
+
+    def _take(
+        self, bench: _Bench, ref: BlobRef, codec: Codec, frame: Frame, num_parts: int
+    ) -> None:
+        if bench.average is None:
+            total = self._rule.rule.lanes * len(self.layout.fragments[ref.fragment])
+            bench.average = torch.empty(total)
+        sizes = [self.part_elements(ref.fragment, part, num_parts) for part in range(num_parts)]
+        codec.accumulate(frame, torch.split(bench.average, sizes)[ref.part], 1.0)
+        bench.frames[ref.part] = frame
+        bench.arrived.add(ref.part)
 
     def land(self, effect: Land) -> OuterState:
         """Takes the outer step with the collected average, and returns the new outer state."""
-        bench = self._bench(effect.fragment, effect.exchange_id)
-        if len(bench.averages) != effect.num_parts:
+        fragment = effect.fragment
+        bench = self._bench(fragment, effect.exchange_id)
+        average, bench.average = bench.average, None
+        if average is None or len(bench.arrived) != effect.num_parts:
             raise LocalProtocolError(
-                f"a landing with {len(bench.averages)} of {effect.num_parts} averages"
+                f"a landing with {len(bench.arrived)} of {effect.num_parts} averages"
             )
-        flat = torch.cat([bench.averages[part] for part in range(effect.num_parts)])
-        old = self.outer[effect.fragment]
-        average = flat.view(self._rule.lanes, -1)
-        anchor, state = self._rule.step(old.anchor, average, old.state)
-        bench.averages.clear()
-        new = OuterState(anchor, state, old.round + 1, digest_of(anchor))
-        self.outer[effect.fragment] = new
-        return new
+        copy = self._rule.land(self.outer[fragment].copy, average)
+        departure, bench.departure = bench.departure, None
+        if departure is not None and not effect.rebase_on_anchor and self._rule.feedback:
+            sizes = [
+                self.part_elements(fragment, p, len(bench.parts)) for p in range(len(bench.parts))
+            ]
+            sent = map(self._codec.decode, bench.parts, sizes)
+            copy = self._rule.deliver(copy, departure, torch.cat(list(sent)))
+        bench.theta = None
+        self.outer[fragment] = _state_of(copy)
+        return self.outer[fragment]
 
-    def discard(self, exchange_id: bytes) -> None:
-        """Forgets an exchange."""
-        self._benches.pop(exchange_id, None)
+    def discard(self, fragment: int, exchange_id: bytes) -> Tensor | None:
+        """Forgets an exchange.
 
-    def blob(self, ref: BlobRef) -> bytes | bytearray | memoryview | None:
+        Returns:
+            Where the live parameters' start moves back to, `[m]`, if they had gone on without it.
+        """
+        bench = self._benches.pop(exchange_id, None)
+        if bench is None or bench.departure is None:
+            return None
+        old = self.outer[fragment]
+        copy, shift = self._rule.lose(old.copy, bench.departure)
+        self.outer[fragment] = replace(old, copy=copy)
+        return None if shift is None else old.copy.start + shift
+
+    def blob(self, ref: BlobRef) -> Frame | None:
         """Returns a `part` or `average` that we can serve, or None if we have it not (yet)."""
         bench = self._benches.get(ref.exchange_id)
         if bench is None or bench.fragment != ref.fragment:
@@ -177,9 +240,9 @@ class Mixing:
 
     def state_blob(self, fragment: int) -> tuple[int, memoryview]:
         """Returns the round, and anchor and outer state as raw little-endian fp32."""
-        outer = self.outer[fragment]
-        vectors = [outer.anchor, *(outer.state[name] for name in sorted(outer.state))]
-        return outer.round, _raw(torch.cat(vectors))
+        copy = self.outer[fragment].copy
+        vectors = [copy.anchor, *(copy.state[name] for name in sorted(copy.state))]
+        return copy.round, _raw(torch.cat(vectors))
 
     def load_state_blob(self, fragment: int, data: memoryview, round: int) -> OuterState:
         """Replaces a fragment's outer state by another peer's; it has still to land.
@@ -192,27 +255,43 @@ class Mixing:
         vectors = torch.frombuffer(bytearray(data), dtype=torch.float32)
         if not torch.isfinite(vectors).all():
             raise MalformedMessage("a state with values that are not finite")
-        names = sorted(self.outer[fragment].state)
+        copy = self.outer[fragment].copy
+        names = sorted(copy.state)
         anchor, *rest = vectors.view(1 + len(names), -1).unbind()
         state = {name: vector.clone() for name, vector in zip(names, rest, strict=True)}
-        new = OuterState(anchor.clone(), state, round, digest_of(anchor))
-        self.outer[fragment] = new
-        return new
+        self.outer[fragment] = _state_of(OuterCopy(anchor.clone(), state, copy.own, round))
+        return self.outer[fragment]
 
-    def load_state(self, fragment: int, anchor: Tensor, state: State, round: int) -> OuterState:
+    def load_state(
+        self, fragment: int, anchor: Tensor, state: State, own: State, round: int
+    ) -> None:
         """Replaces a fragment's outer state before training begins, by a checkpoint's."""
-        new = OuterState(anchor, state, round, digest_of(anchor))
+        new = _state_of(OuterCopy(anchor, state, own, round))
         self.outer[fragment] = self.landed[fragment] = new
-        return new
+
+    # ---- plumbing
+
+    def _codec_of(self, ref: BlobRef, num_parts: int) -> Codec:
+        return self._codec if ref.kind == "part" else self._codec.for_average(num_parts)
+
+    def _seed(self, exchange_id: bytes, part: int) -> int:
+        digest = hashlib.sha256(f"{self._our_id}\0{part}\0".encode() + exchange_id).digest()
+        return int.from_bytes(digest[:8])
 
     def _bench(self, fragment: int, exchange_id: bytes) -> _Bench:
         bench = self._benches.get(exchange_id)
         if bench is None:
             bench = self._benches[exchange_id] = _Bench(fragment)
             same = [key for key, value in self._benches.items() if value.fragment == fragment]
+            for key in same[:-1]:
+                self._benches[key].parts = []  # whoever was in that exchange has had a whole round
             for key in same[:-KEPT_EXCHANGES]:
                 del self._benches[key]
         return bench
+
+
+def _state_of(copy: OuterCopy) -> OuterState:
+    return OuterState(copy, digest_of(copy.anchor))
 
 
 def digest_of(anchor: Tensor) -> bytes:

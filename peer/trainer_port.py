@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import subprocess
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,7 +59,8 @@ class TrainerPort:
         self._answers = defaultdict(deque)
         """In the order of the questions; one that nobody awaits any more still has its answer."""
         self._is_over = False
-        self._anchor_lock = asyncio.Lock()
+        self._anchor_locks = [asyncio.Lock() for _ in layout.fragments]
+        """Of each fragment of `anchor`; who needs the whole takes them in this order."""
         self._departure_lock = asyncio.Lock()
         self._snapshots: set[int] = set()
         """Fragments of which the snapshot in `base` is ours."""
@@ -117,35 +118,42 @@ class TrainerPort:
 
     async def start(self, anchors: list[Tensor], *, step: int, tokens: int) -> None:
         """Starts training from these anchors, one `[m]` a fragment."""
-        self._write_anchors(anchors)
-        async with self._anchor_lock:
+        async with self._whole_anchor():
+            self._write_anchors(anchors)
             await self._ask(lines.Start(step=step, tokens=tokens), lines.Started)
 
     async def resume(self, folder: str, anchors: list[Tensor]) -> lines.Started:
         """Continues from a checkpoint; the anchors are those that belong to it."""
-        self._write_anchors(anchors)
-        async with self._anchor_lock:
+        async with self._whole_anchor():
+            self._write_anchors(anchors)
             return await self._ask(lines.Resume(folder=folder), lines.Started)
 
     async def land(
-        self, fragment: int, round: int, anchor: Tensor, *, old_anchor: Tensor | None
+        self,
+        fragment: int,
+        round: int,
+        anchor: Tensor,
+        *,
+        base: Tensor | None,
+        tokens: int = 0,
+        is_planned: bool = False,
     ) -> lines.Landed:
-        """Lands a new anchor.
+        """Lands a new anchor: theta = anchor + (theta - base), unless the method blends.
 
         Args:
-            fragment: Of which fragment.
+            fragment: Of which fragment; its snapshot must be in our hands.
             round: That it belongs to.
             anchor: The new one, `[m]`.
-            old_anchor: None if our snapshot is in the new anchor; else the steps since this one
-                stay on top of the new one.
+            base: `[m]`, what the live parameters set out from; None for the snapshot itself.
+            tokens: See `peer.train.lines.Land`.
+            is_planned: See `peer.train.lines.Land`.
         """
-        if old_anchor is not None:
-            await self._depart(fragment)
-            self.snapshot(fragment).copy_(old_anchor)
-        async with self._anchor_lock:
+        async with self._anchor_locks[fragment]:
+            if base is not None:
+                self.snapshot(fragment).copy_(base)
             self._part(self._interchange.anchor, fragment).copy_(anchor)
             self._snapshots.discard(fragment)
-            land = lines.Land(fragment=fragment, round=round, contributed=old_anchor is None)
+            land = lines.Land(fragment=fragment, round=round, tokens=tokens, is_planned=is_planned)
             return await self._ask(land, lines.Landed, fragment)
 
     async def refresh(self, fragment: int) -> lines.Departed:
@@ -155,14 +163,17 @@ class TrainerPort:
             self._channel.send(lines.Free(fragment=fragment))
             return await self._ask(lines.Depart(fragment=fragment), lines.Departed, fragment)
 
-    async def _depart(self, fragment: int) -> None:
+    async def depart(self, fragment: int) -> lines.Departed | None:
+        """Asks for a snapshot beside the schedule; None if there is one in our hands already."""
         async with self._departure_lock:
-            if fragment not in self._snapshots:
-                await self._ask(lines.Depart(fragment=fragment), lines.Departed, fragment)
+            if fragment in self._snapshots:  # the trainer would not answer
+                return None
+            return await self._ask(lines.Depart(fragment=fragment), lines.Departed, fragment)
 
-    async def evaluate(self, round: int) -> lines.Evaluated:
-        """Evaluates the anchor that landed last."""
-        async with self._anchor_lock:
+    async def evaluate(self, round: int, anchors: Callable[[], list[Tensor]]) -> lines.Evaluated:
+        """Evaluates the anchors, one `[m]` a fragment; they are asked for when it is their turn."""
+        async with self._whole_anchor():
+            self._write_anchors(anchors())
             return await self._ask(lines.Evaluate(round=round), lines.Evaluated)
 
     async def save(self, folder: str, capture: Callable[[], None]) -> lines.Saved:
@@ -171,7 +182,7 @@ class TrainerPort:
         `capture` is called when no landing is on its way, so what it takes belongs together with
         what the trainer writes.
         """
-        async with self._anchor_lock:
+        async with self._whole_anchor():
             capture()
             return await self._ask(lines.Save(folder=folder), lines.Saved)
 
@@ -188,6 +199,13 @@ class TrainerPort:
         self._process.kill()
         await asyncio.to_thread(self._process.wait)
         self._interchange.close()
+
+    @contextlib.asynccontextmanager
+    async def _whole_anchor(self) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            for lock in self._anchor_locks:
+                await stack.enter_async_context(lock)
+            yield
 
     def _write_anchors(self, anchors: list[Tensor]) -> None:
         for fragment, anchor in enumerate(anchors):

@@ -63,10 +63,13 @@ class DataSpec(Spec):
 class InnerSpec(Spec):
     """The inner optimizer and one inner step's size."""
 
-    optimizer: Literal["adamw"] = "adamw"
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 3e-3
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """The betas are those of adamw, and of muon for what is no hidden matrix."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Of muon and sgd."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     total_steps: Count = 2000
@@ -91,20 +94,32 @@ class ScheduleSpec(Spec):
     fragments: Annotated[int, Field(ge=1, le=1024)] = 1
     overlap_steps: Annotated[int, Field(ge=0)] = 0
     """tau: a landing waits at least so many steps; 0 lands as soon as it is there."""
+    pattern: Literal["balanced", "sequential", "strided"] = "balanced"
+    """How tensors are dealt to fragments."""
+    separate_embeddings: bool = False
+    """The last fragment is embedding and head alone."""
+    merge_alpha: Frac | None = None
+    """What theta keeps of itself at a landing; null: all steps since departure."""
 
 
 class CodecSpec(Spec):
     """What bits go over the wire."""
 
     name: Annotated[str, Field(min_length=1, max_length=32)] = "fp32"
-    block: Annotated[int, Field(ge=8, le=65536)] = 256
+    block: Annotated[int, Field(ge=8, le=65536)] | None = None
+    """Values that share a scale; null: the codec's own."""
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    kept: Annotated[int, Field(ge=1, le=65536)] | None = None
+    """Of topk: values kept of a block; null: the codec's own."""
+    feedback: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Error feedback: the decay of what a codec left out; null: none."""
 
 
 class OuterSpec(Spec):
     """What becomes of the average."""
 
     rule: Annotated[str, Field(min_length=1, max_length=32)] = "nesterov"
-    constants: dict[str, float] = {}
+    constants: dict[str, float | str] = {}
 
 
 class MethodSpec(Spec):

@@ -5,13 +5,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optim.codec.codec import Codec, codec_named
+    from optim.inner import inner_optimizer
     from optim.layout import Layout, flatten_into, layout_of, load_from, shapes_of
     from optim.merge import WeightedMean
+    from optim.method import Method, method_named
+    from optim.outer.co2 import CO2
+    from optim.outer.copy import Outer
+    from optim.outer.delayed_nesterov import DelayedNesterov
+    from optim.outer.eager import Eager
+    from optim.outer.heavyball import HeavyBall
     from optim.outer.named import outer_rule_named
     from optim.outer.nesterov import Nesterov
     from optim.outer.noloco import NoLoCo
+    from optim.outer.plain import Plain
     from optim.presets import PRESETS
     from optim.schedule import Schedule
+    from optim.swarm import LocalSwarm
+    from peer.collective import CollectiveOuter
     from protocol.manifest import Manifest, manifest_from
     from protocol.ticket import Ticket, parse_ticket
 
@@ -21,17 +31,28 @@ __version__ = "0.1.0"
 _HOMES = {
     "Codec": "optim.codec.codec",
     "codec_named": "optim.codec.codec",
+    "inner_optimizer": "optim.inner",
     "Layout": "optim.layout",
     "flatten_into": "optim.layout",
     "layout_of": "optim.layout",
     "load_from": "optim.layout",
     "shapes_of": "optim.layout",
     "WeightedMean": "optim.merge",
+    "Method": "optim.method",
+    "method_named": "optim.method",
+    "CO2": "optim.outer.co2",
+    "Outer": "optim.outer.copy",
+    "DelayedNesterov": "optim.outer.delayed_nesterov",
+    "Eager": "optim.outer.eager",
+    "HeavyBall": "optim.outer.heavyball",
     "outer_rule_named": "optim.outer.named",
     "Nesterov": "optim.outer.nesterov",
     "NoLoCo": "optim.outer.noloco",
+    "Plain": "optim.outer.plain",
     "PRESETS": "optim.presets",
     "Schedule": "optim.schedule",
+    "LocalSwarm": "optim.swarm",
+    "CollectiveOuter": "peer.collective",
     "Manifest": "protocol.manifest",
     "manifest_from": "protocol.manifest",
     "Ticket": "protocol.ticket",
@@ -39,20 +60,31 @@ _HOMES = {
 }
 
 __all__ = [
+    "CO2",
     "PRESETS",
     "Codec",
+    "CollectiveOuter",
+    "DelayedNesterov",
+    "Eager",
+    "HeavyBall",
     "Layout",
+    "LocalSwarm",
     "Manifest",
+    "Method",
     "Nesterov",
     "NoLoCo",
+    "Outer",
+    "Plain",
     "Schedule",
     "Ticket",
     "WeightedMean",
     "codec_named",
     "flatten_into",
+    "inner_optimizer",
     "layout_of",
     "load_from",
     "manifest_from",
+    "method_named",
     "outer_rule_named",
     "parse_ticket",
     "shapes_of",

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optim.outer.rule import State
+from optim.outer.rule import OuterRule, State, require_rates
 
 
 @dataclass(frozen=True, slots=True)
-class Nesterov:
+class Nesterov(OuterRule):
     """DiLoCo. With momentum 0 it is FedAvg (lr = 1), or Lookahead for a replica alone.
 
     Attributes:
@@ -30,29 +30,15 @@ class Nesterov:
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, not {self.lr}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be at least 0 and below 1, not {self.momentum}")
+        require_rates(self.lr, self.momentum)
 
-    @property
-    def lanes(self) -> int:
-        """One: the pseudo-gradient."""
-        return 1
-
-    def init_state(self, num_elements: int) -> State:
-        """Return a momentum of zeros."""
-        return {"momentum": torch.zeros(num_elements)}
-
-    def outgoing(self, anchor: Tensor, theta: Tensor) -> Tensor:
-        """Return `Theta - theta`, the pseudo-gradient `[1, n]`."""
-        return (anchor - theta).unsqueeze(0)
-
-    def step(self, anchor: Tensor, average: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(
+        self, anchor: Tensor, average: Tensor, state: State, *, round: int = 0
+    ) -> tuple[Tensor, State]:
         """Return the next anchor and momentum, see `OuterRule.step`."""
         (Delta,) = average.unbind()
         # Products and sums stay apart: a fused multiply-add rounds once and exists only on some
         # CPUs, and anchors have to be equal to the bit on all of them.
         b = (state["momentum"] * self.momentum).add_(Delta)
         update = (b * self.momentum).add_(Delta).mul_(self.lr)
-        return anchor - update, {"momentum": b}
+        return torch.sub(anchor, update, out=update), {"momentum": b}

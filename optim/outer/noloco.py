@@ -19,18 +19,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optim.outer.rule import State
+from optim.outer.rule import OuterRule, State, require_rates
 
 
 @dataclass(frozen=True, slots=True)
-class NoLoCo:
+class NoLoCo(OuterRule):
     """Gossip without a collective: each round another pair, no common anchor.
 
     What travels depends on the constants. In general it is Delta and phi. When gamma = lr, Eq. (2)
     collapses to `phi_new = (1 - beta) phi + beta mean(theta) + alpha delta_old`, so theta alone is
     enough: half the bytes. Weights are much larger than what a round changes in them, so theta
-    wants a codec of many bits (fp32; bf16 with care): int8 noise on theta is as large as Delta.
-    With two lanes the same holds for phi, though not for Delta.
+    wants a codec of many bits (fp32; bf16 with care), or one that counts on partners being near
+    each other (`optim.codec.modulo`): int8 noise on theta is as large as Delta. With two lanes the
+    same holds for phi, though not for Delta.
 
     Attributes:
         lr: beta, positive.
@@ -47,10 +48,7 @@ class NoLoCo:
     gamma: float = 0.7
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, not {self.lr}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be at least 0 and below 1, not {self.momentum}")
+        require_rates(self.lr, self.momentum)
         bound = 2 * (1 - self.momentum**2)
         if not 0 <= self.gamma < bound:
             raise ValueError(
@@ -64,9 +62,10 @@ class NoLoCo:
         """One (theta) when gamma = lr, else two (Delta, phi)."""
         return 1 if self.gamma == self.lr else 2
 
-    def init_state(self, num_elements: int) -> State:
-        """Return a momentum of zeros. It is never exchanged."""
-        return {"momentum": torch.zeros(num_elements)}
+    @property
+    def sends_parameters(self) -> bool:
+        """True: theta, or phi beside Delta."""
+        return True
 
     def outgoing(self, anchor: Tensor, theta: Tensor) -> Tensor:
         """Return theta `[1, n]`, or Delta and phi `[2, n]`."""
@@ -74,7 +73,9 @@ class NoLoCo:
             return theta.clone().unsqueeze(0)
         return torch.stack((theta - anchor, anchor))  # Eq. (1)
 
-    def step(self, anchor: Tensor, average: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(
+        self, anchor: Tensor, average: Tensor, state: State, *, round: int = 0
+    ) -> tuple[Tensor, State]:
         """Return the next anchor and momentum, see `OuterRule.step`."""
         delta = state["momentum"] * self.momentum
         if self.lanes == 1:

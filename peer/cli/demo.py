@@ -9,7 +9,9 @@ from rich.console import Console
 
 
 def demo(
-    method: Annotated[str, typer.Option(help="A preset: diloco or noloco.")] = "diloco",
+    method: Annotated[
+        str, typer.Option(help="A preset, such as diloco, streaming, noloco.")
+    ] = "diloco",
     seed: Annotated[int, typer.Option(min=0, help="Of the run.")] = 0,
     steps: Annotated[int | None, typer.Option(min=60, help="Inner steps of each peer.")] = None,
     directory: Annotated[

@@ -28,7 +28,7 @@ def run_demo(method: str, *, seed: int, steps: int, directory: Path, console: Co
     """Plays the demo and shows what came out; all its processes have ended when it returns.
 
     Args:
-        method: `diloco` or `noloco`.
+        method: One of `peer.demo.script.METHODS`.
         seed: Of the run.
         steps: Inner steps that a peer makes.
         directory: For everything that is written; made if it is not there.

@@ -24,16 +24,23 @@ class Method:
     """Pairs mix more slowly than groups, so they meet more often."""
     outer: str
     """TOML. DiLoCo's momentum of 0.9 pays off after hundreds of rounds; the demo has 45."""
+    overlap_frac: float = 0.0
+    """Of the interval, which part an exchange may take."""
 
 
 METHODS = {
     "diloco": Method("int8", 20, "lr = 0.8\nmomentum = 0.3"),
+    "streaming": Method("int4", 20, "lr = 0.8\nmomentum = 0.3", 0.05),
     "noloco": Method("bf16", 15, "lr = 0.7\nmomentum = 0.5\ngamma = 0.7"),
+    "eager": Method("int8", 20, "lr = 0.8\nmomentum = 0.3", 1.0),
+    "co2": Method("int8", 20, "lr = 1.0\nmomentum = 0.2", 1.0),
+    "sparseloco": Method("topk", 20, "lr = 1.0"),
+    "gossip-stream": Method("mod8", 15, "lr = 0.7\nmomentum = 0.5\ngamma = 0.7", 0.25),
 }
-"""What the demo can play."""
+"""What the demo can play: each preset, with constants for its few rounds."""
 
 DEFAULT_STEPS = 900
-FEWEST_STEPS = 12
+FEWEST_STEPS = 24
 BATCH_SEQUENCES = 8
 LR = 3e-3
 WARMUP_STEPS = 50
@@ -120,9 +127,10 @@ def run_toml(method: str, *, seed: int, steps: int) -> str:
         ConfigError: no such method, or too few steps to show anything.
     """
     if method not in METHODS:
-        raise ConfigError(f"the demo can play {' or '.join(METHODS)}, not {method!r}")
+        raise ConfigError(f"the demo can play {', '.join(METHODS)}, not {method!r}")
     if steps < FEWEST_STEPS:
         raise ConfigError(f"the demo needs at least {FEWEST_STEPS} steps, not {steps}")
+    interval = interval_of(method, steps)
     return f"""\
 # What all peers of the demo agree on; `thinwire new` makes it a manifest.
 name = "demo"
@@ -148,7 +156,8 @@ batch_sequences = {BATCH_SEQUENCES}
 preset = "{method}"
 
 [method.schedule]
-interval_steps = {interval_of(method, steps)}
+interval_steps = {interval}
+overlap_steps = {round(METHODS[method].overlap_frac * interval)}
 
 [method.codec]
 name = "{METHODS[method].codec}"

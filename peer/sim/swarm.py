@@ -15,6 +15,7 @@ from torch import Tensor
 from optim.codec.codec import codec_named
 from optim.landing import rebase
 from optim.layout import layout_of
+from optim.outer.copy import Outer
 from optim.outer.named import outer_rule_named
 from peer.exchanges import new_exchange
 from peer.mixing import Mixing
@@ -38,6 +39,7 @@ class SwarmSpec:
     equal_weights: bool = False
     """Contributions count equally, not by tokens."""
     codec: str = "fp32"
+    feedback: float | None = None
     interval_steps: int = 10
     step_s: float = 0.1
     step_spread_frac: float = 0.1
@@ -59,12 +61,14 @@ class SimPeer:
         self.theta = swarm.initial.clone()
         self.target = torch.tensor([rng.gauss(0, 1) for _ in range(len(self.theta))])
         self.steps = 0
+        self.work = torch.zeros_like(self.theta)
+        """All that inner steps have added to the parameters, `[n]`."""
         self.landed: list[tuple[int, bytes, bytes]] = []
         """Round reached, exchange id, anchor digest; in order."""
         self.told: list[Tell] = []
         self.num_contributed = 0
         self.is_done = False
-        self.mixing = swarm.new_mixing()
+        self.mixing = swarm.new_mixing(peer_id)
         self.machine = swarm.new_machine(peer_id, self.mixing, rng)
         self._swarm = swarm
         self._step_s = swarm.spec.step_s * (1 + swarm.spec.step_spread_frac * rng.random())
@@ -79,7 +83,9 @@ class SimPeer:
     def _inner_step(self) -> None:
         if self.is_done:
             return
-        self.theta.lerp_(self.target, 0.05)
+        step = (self.target - self.theta) * 0.05
+        self.theta += step
+        self.work += step
         self.steps += 1
         self._tokens += 100
         is_due = self.steps % self._swarm.spec.interval_steps == 0
@@ -90,11 +96,10 @@ class SimPeer:
             self.feed(lambda now_s: self.machine.on_departed(weight, now_s=now_s))
         self._later(self._step_s, self._inner_step)
 
-    def _land(self, anchor: Tensor, base: Tensor, *, contributed: bool) -> None:
+    def _land(self, anchor: Tensor, base: Tensor) -> None:
         rebase(self.theta, anchor, base)
-        if contributed:
-            self.num_contributed += 1
-            self._tokens -= self._departed_tokens
+        self.num_contributed += 1
+        self._tokens -= self._departed_tokens
 
     # ---- the driver
 
@@ -127,29 +132,44 @@ class SimPeer:
                     ),
                 )
             case Offer():
-                self.mixing.offer(effect, self._snapshot)
+                start = self.mixing.offer(effect, self._snapshot)
+                if start is not None:
+                    self._land(start, self._snapshot)
             case Fetch():
                 self._fetch(effect)
             case Reduce():
                 self.mixing.reduce(effect)
             case Land():
-                old = self.mixing.outer[effect.fragment].anchor
-                new = self.mixing.land(effect)
-                base = old if effect.rebase_on_anchor else self._snapshot
-                self._land(new.anchor, base, contributed=not effect.rebase_on_anchor)
-                self.landed.append((new.round, effect.exchange_id, new.digest))
-                self._later(
-                    0,
-                    lambda: self.feed(
-                        lambda now_s: self.machine.on_landed(new.round, new.digest, now_s=now_s)
-                    ),
-                )
+                self._take_outer_step(effect)
             case Discard():
-                self.mixing.discard(effect.exchange_id)
+                self._discard(effect)
             case CatchUp():
                 self._catch_up(effect)
             case Tell():
                 self.told.append(effect)
+
+    def _take_outer_step(self, effect: Land) -> None:
+        old = self.mixing.outer[effect.fragment].copy
+        new = self.mixing.land(effect)
+        if effect.rebase_on_anchor or self.mixing.goes_ahead:
+            rebase(self.theta, new.copy.start, old.start)
+        else:
+            self._land(new.anchor, self._snapshot)
+        self.landed.append((new.round, effect.exchange_id, new.digest))
+        self._later(
+            0,
+            lambda: self.feed(
+                lambda now_s: self.machine.on_landed(new.round, new.digest, now_s=now_s)
+            ),
+        )
+
+    def _discard(self, effect: Discard) -> None:
+        start = self.mixing.outer[effect.fragment].copy.start
+        back = self.mixing.discard(effect.fragment, effect.exchange_id)
+        if back is not None:
+            rebase(self.theta, back, start)
+            self.num_contributed -= 1
+            self._tokens += self._departed_tokens
 
     def _not_reached(self, dst: PeerId) -> None:
         self.feed(lambda now_s: self.machine.on_unreachable(dst, now_s=now_s))
@@ -189,9 +209,9 @@ class SimPeer:
             if network.dials(self.peer_id, src.peer_id):
                 round, data = src.mixing.state_blob(effect.fragment)
                 if round > outer.round or src.machine.anchor_digest != outer.digest:
-                    old = outer.anchor
+                    old = outer.copy.start
                     outer = self.mixing.load_state_blob(effect.fragment, data, round)
-                    self._land(outer.anchor, old, contributed=False)
+                    rebase(self.theta, outer.copy.start, old)
             self.feed(
                 lambda now_s: self.machine.on_caught_up(outer.round, outer.digest, now_s=now_s)
             )
@@ -253,14 +273,14 @@ class SimSwarm:
         """Returns the peers that are neither dead nor frozen."""
         return [peer for peer in self.peers.values() if self.network.is_running(peer.peer_id)]
 
-    def new_mixing(self) -> Mixing:
+    def new_mixing(self, peer_id: PeerId) -> Mixing:
         """Returns the outer side of a new peer."""
         layout = layout_of({"theta": (self.spec.num_elements,)})
         rule, codec = (
             outer_rule_named(self.spec.rule, **self.spec.constants),
             codec_named(self.spec.codec, block=8),
         )
-        return Mixing(layout, rule, codec, self.initial)
+        return Mixing(layout, Outer(rule, self.spec.feedback), codec, self.initial, our_id=peer_id)
 
     def new_machine(self, peer_id: PeerId, mixing: Mixing, rng: random.Random) -> Exchange:
         """Returns the machine of a new peer."""

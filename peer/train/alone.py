@@ -34,7 +34,7 @@ def train_alone(
     evaluation_bytes: int = EVALUATION_BYTES,
     on_report: Callable[[Progress | Evaluated], None] = lambda report: None,
 ) -> Alone:
-    """Return a replica trained from theta_0 with plain AdamW on one peer's stream.
+    """Return a replica trained from theta_0 with the run's inner optimizer on one peer's stream.
 
     Args:
         manifest: The run.

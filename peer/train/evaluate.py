@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from optim.layout import layout_of, load_from, shapes_of
+from optim.layout import load_from
 from peer.train.batches import validation_batches
 from peer.train.data import Text
-from peer.train.model import VOCAB_SIZE, build_model, loss
+from peer.train.model import VOCAB_SIZE, build_model, layout_of_run, loss
 from protocol.manifest import Manifest
 
 _BATCH = 16
@@ -74,7 +74,7 @@ def evaluate_flat(
     model = build_model(
         manifest.model, VOCAB_SIZE[manifest.data.tokenizer], generator=torch.Generator()
     )
-    load_from(flat, layout_of(shapes_of(model), num_fragments=1), model)
+    load_from(flat, layout_of_run(manifest), model)
     return bits_per_byte(
         model.to(device),
         validation,

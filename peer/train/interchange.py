@@ -28,10 +28,11 @@ starts an exchange with the snapshot that it holds. When that has become old it 
 for 4n bytes of memory and a rule for voiding snapshots older than a landing; not worth it.
 
 *What the wire process may do with `base[f]` while it holds it*: read it, and write it. A landing
-that does not contain our snapshot (catching up, or a failed round that others finished) needs the
-old anchor as base, or the steps since the old anchor would be lost: write the old anchor into
-`base[f]`, then `Land(contributed=False)`. Without a snapshot in hand, send `Depart` and do so when
-`Departed` comes.
+that does not contain our snapshot (catching up, a failed round that others finished, any landing of
+a method that goes ahead) needs the old start as base, or the steps since then would be lost: write
+it into `base[f]`, then `Land` as not planned. Without a snapshot in hand, send `Depart` and do so
+when `Departed` comes. A departure of the schedule that meanwhile finds the snapshot out is made up
+for right after such a landing.
 
 *A consistent checkpoint*: before it saves, the trainer lands all that came before `Save`. So the
 wire process's half is its outer state at the moment it sent `Save`.

@@ -139,12 +139,14 @@ class Resume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Land:
-    """theta = `anchor` + (theta - `base`), for this fragment."""
+    """theta = `anchor` + (theta - `base`), for this fragment, unless the method blends."""
 
     fragment: int
     round: int
-    contributed: bool
-    """The new anchor contains the snapshot that departed: its tokens are counted."""
+    tokens: int = 0
+    """Of ours that are in somebody's average from now on; negative: that are not after all."""
+    is_planned: bool = False
+    """The landing of the snapshot that departed: it waits for the overlap, and may be blended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

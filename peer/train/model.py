@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from optim.layout import flatten_into, layout_of, shapes_of
+from optim.layout import Layout, flatten_into, layout_of, shapes_of
+from protocol.errors import ConfigError
 from protocol.manifest import Manifest, ModelSpec
 
 VOCAB_SIZE = {"bytes": 256}
@@ -146,11 +147,31 @@ def num_parameters(spec: ModelSpec, vocab_size: int) -> int:
         return sum(p.numel() for p in Transformer(spec, vocab_size).parameters())
 
 
+def layout_of_run(manifest: Manifest) -> Layout:
+    """Return the layout that every peer of the run derives; allocates no parameters.
+
+    Raises:
+        ConfigError: the model cannot be cut into such fragments.
+    """
+    with torch.device("meta"):
+        model = Transformer(manifest.model, VOCAB_SIZE[manifest.data.tokenizer])
+    schedule = manifest.method.schedule
+    try:
+        return layout_of(
+            shapes_of(model),
+            num_fragments=schedule.fragments,
+            pattern=schedule.pattern,
+            separate_embeddings=schedule.separate_embeddings,
+        )
+    except ValueError as error:
+        raise ConfigError(f"method.schedule: {error}") from None
+
+
 def initial_anchor(manifest: Manifest) -> Tensor:
     """Return theta_0 of a run, `[n]` fp32 on the CPU: a function of the manifest alone."""
     generator = torch.Generator().manual_seed(manifest.seed)
     model = build_model(manifest.model, VOCAB_SIZE[manifest.data.tokenizer], generator=generator)
-    layout = layout_of(shapes_of(model), num_fragments=1)
+    layout = layout_of_run(manifest)
     flat = torch.empty(layout.num_elements, dtype=torch.float32)
     flatten_into(flat, layout, model)
     return flat

@@ -7,13 +7,13 @@ optimizer's state is its own: a landing changes parameters only.
 import torch
 from torch import Tensor, nn
 
-from optim.inner import adamw, learning_rate
-from optim.landing import rebase
-from optim.layout import flatten_into, layout_of, load_from, shapes_of
+from optim.inner import InnerOptimizer, inner_optimizer, learning_rate
+from optim.landing import blend, rebase
+from optim.layout import flatten_into, load_from
 from peer.train.batches import BatchStream
 from peer.train.data import Corpus
 from peer.train.evaluate import bits_per_byte
-from peer.train.model import VOCAB_SIZE, build_model, loss
+from peer.train.model import VOCAB_SIZE, build_model, layout_of_run, loss
 from protocol.errors import ConfigError
 from protocol.manifest import Manifest
 
@@ -62,14 +62,9 @@ class Replica:
         vocab_size = VOCAB_SIZE[manifest.data.tokenizer]
         model = build_model(manifest.model, vocab_size, generator=torch.Generator())
         self.model = model.to(device)
-        self.layout = layout_of(shapes_of(model), num_fragments=manifest.method.schedule.fragments)
+        self.layout = layout_of_run(manifest)
         inner = manifest.inner
-        self.optimizer = adamw(
-            self.model,
-            lr=inner.lr,
-            betas=(inner.beta1, inner.beta2),
-            weight_decay=inner.weight_decay,
-        )
+        self.optimizer = self._fresh_optimizer()
         self._stream = BatchStream(
             corpus.train,
             batch_sequences=inner.batch_sequences,
@@ -114,19 +109,32 @@ class Replica:
         """Copy parameters into `[n]` fp32, one fragment's range or all. Mutates `out`."""
         flatten_into(out, self.layout, self.model, fragment)
 
-    def land(self, fragment: int, anchor: Tensor, base: Tensor) -> None:
-        """Set one fragment to `anchor + (theta - base)`; the optimizer's state stays.
+    def land(
+        self,
+        fragment: int,
+        anchor: Tensor,
+        base: Tensor,
+        *,
+        alpha: float | None = None,
+        planned_frac: float = 1.0,
+    ) -> None:
+        """Let one fragment follow a new anchor; the optimizer's state stays.
 
         Args:
             fragment: Which one.
             anchor: `[n]` fp32, read in the fragment's range only.
-            base: `[n]` fp32, read in the fragment's range only.
+            base: `[n]` fp32, theta at departure, read in the fragment's range only.
+            alpha: See `optim.landing.blend`; None is `optim.landing.rebase`.
+            planned_frac: See `optim.landing.blend`.
         """
         theta = torch.empty_like(base)  # only the fragment's pages are ever touched
         flatten_into(theta, self.layout, self.model, fragment)
         span = self.layout.fragments[fragment]
         part = slice(span.start, span.stop)
-        rebase(theta[part], anchor[part], base[part])
+        if alpha is None:
+            rebase(theta[part], anchor[part], base[part])
+        else:
+            blend(theta[part], anchor[part], base[part], alpha, planned_frac=planned_frac)
         load_from(theta, self.layout, self.model, fragment)
 
     def evaluate(self, flat: Tensor | None, *, max_bytes: int) -> float:
@@ -154,43 +162,76 @@ class Replica:
                 self.load(own)
 
     def state(self) -> dict[str, Tensor]:
-        """Return everything that `restore` needs, as tensors on the CPU."""
+        """Return everything that `restore` needs, as tensors on the CPU.
+
+        Names are `counter.NAME`, `theta.PARAMETER` and, with the inner optimizer's own name first,
+        `adamw.exp_avg.PARAMETER`.
+        """
         tensors = {"counter.step": torch.tensor(self.step)}
         tensors["counter.tokens"] = torch.tensor(self.tokens)
         for name, param in self.model.named_parameters():
             tensors[f"theta.{name}"] = param.detach().cpu()
             for key, value in self.optimizer.state[param].items():
-                tensors[f"{key}.{name}"] = value.cpu()
+                tensors[f"{self.manifest.inner.optimizer}.{key}.{name}"] = value.cpu()
         return tensors
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take back what `state` returned; training goes on as if it had not stopped.
 
+        Args:
+            tensors: They become the replica's own and must share no memory with another's.
+
         Raises:
-            ConfigError: it is another model's.
+            ConfigError: it is another model's, or another optimizer's.
         """
         try:
             self.step = int(tensors["counter.step"])
             self.tokens = int(tensors["counter.tokens"])
-            for name, param in self.model.named_parameters():
-                self._restore_parameter(name, param, tensors)
+            self._restore_parameters(tensors)
+            self._restore_optimizer(tensors)
         except (KeyError, ValueError) as error:
             raise ConfigError(f"the checkpoint does not fit the run's model: {error}") from error
 
-    def _restore_parameter(self, name: str, param: Tensor, tensors: dict[str, Tensor]) -> None:
-        theta = tensors[f"theta.{name}"]
-        if theta.shape != param.shape:
-            raise ValueError(f"{name} is {list(theta.shape)}, not {list(param.shape)}")
-        with torch.no_grad():
-            param.copy_(theta)
-        self.optimizer.state.pop(param, None)
-        if f"step.{name}" not in tensors:  # saved before the first step
-            return
-        self.optimizer.state[param] = {
-            "step": tensors[f"step.{name}"],
-            "exp_avg": tensors[f"exp_avg.{name}"].to(self.device),
-            "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(self.device),
-        }
+    def _restore_parameters(self, tensors: dict[str, Tensor]) -> None:
+        for name, param in self.model.named_parameters():
+            theta = tensors[f"theta.{name}"]
+            if theta.shape != param.shape:
+                raise ValueError(f"{name} is {list(theta.shape)}, not {list(param.shape)}")
+            with torch.no_grad():
+                param.copy_(theta)
+
+    def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        params, own = dict(self.model.named_parameters()), self.manifest.inner.optimizer
+        self.optimizer.state.clear()
+        for full_name, value in tensors.items():
+            owner, _, rest = full_name.partition(".")
+            if owner in ("counter", "theta"):
+                continue
+            if owner != own:
+                raise ConfigError(
+                    f"the checkpoint is of the inner optimizer {owner}, the run's is {own}"
+                )
+            key, _, name = rest.partition(".")
+            if key == "step":  # torch keeps this one on the CPU
+                self.optimizer.state[params[name]][key] = value
+                continue
+            if value.shape != params[name].shape:
+                raise ValueError(f"{full_name} is {list(value.shape)}, the parameter is not")
+            self.optimizer.state[params[name]][key] = value.to(self.device)
+
+    def _fresh_optimizer(self) -> InnerOptimizer:
+        inner = self.manifest.inner
+        try:
+            return inner_optimizer(
+                inner.optimizer,
+                self.model,
+                lr=inner.lr,
+                weight_decay=inner.weight_decay,
+                betas=(inner.beta1, inner.beta2),
+                momentum=inner.momentum,
+            )
+        except ValueError as error:  # a name that this torch does not have
+            raise ConfigError(str(error)) from error
 
     def _learning_rate(self) -> float:
         inner = self.manifest.inner

@@ -88,6 +88,7 @@ class Trainer:
             self._schedule = Schedule(spec.interval_steps, spec.fragments, spec.overlap_steps)
         except ValueError as error:
             raise ConfigError(f"method.schedule: {error}") from error
+        self._merge_alpha = spec.merge_alpha
         self._replica = replica
         self._interchange = interchange
         self._port = port
@@ -102,9 +103,8 @@ class Trainer:
             pid=os.getpid(),
         )
         self._meter = Meter(replica.device)
-        self._tokens = [0] * spec.fragments  # since the last landing with our contribution
+        self._tokens = [0] * spec.fragments  # trained, and in no average yet
         self._departed: dict[int, Departed] = {}  # snapshots that the wire process owns
-        self._departed_at = [0] * spec.fragments
         self._landings: dict[int, Land] = {}  # here, but the overlap is not over yet
         self._asked: set[int] = set()  # departures beside the schedule
         self._is_started = False
@@ -131,16 +131,15 @@ class Trainer:
             self._answer(message)
             if self.has_left:
                 return
-        for landing in list(self._landings.values()):
-            if self._is_due(landing):
-                self._land(landing)
+        self._land_due()
         due = sorted(self._asked)
         if self._is_training:
             self._meter.add_step(self._replica.train_step(), self._replica.step_tokens)
             self._tokens = [tokens + self._replica.step_tokens for tokens in self._tokens]
+            self._land_due()  # an overlap of a whole interval ends where the next departure is
             due = sorted(self._asked.union(self._schedule.departures(self._replica.step)))
         elif self._is_started and self._is_done:  # the schedule will not send the rest any more
-            rest = [f for f, step in enumerate(self._departed_at) if step < self._replica.step]
+            rest = [fragment for fragment, tokens in enumerate(self._tokens) if tokens > 0]
             due = sorted(self._asked.union(rest))
         if self._is_started:
             self._asked.clear()
@@ -194,7 +193,6 @@ class Trainer:
         if self._is_started:
             raise LocalProtocolError("started twice")
         self._is_started = True
-        self._departed_at = [self._replica.step] * len(self._departed_at)
         self._meter.restart()
         self._port.send(Started(step=self._replica.step, tokens=self._replica.tokens))
 
@@ -207,24 +205,36 @@ class Trainer:
             fragment=fragment, step=self._replica.step, tokens=self._tokens[fragment]
         )
         self._departed[fragment] = departed
-        self._departed_at[fragment] = self._replica.step
         self._port.send(departed)
 
-    def _is_due(self, landing: Land) -> bool:
-        # The overlap makes landings regular for the method's sake. Without our contribution, or
-        # without further steps, there is nothing to wait for.
-        age_steps = self._replica.step - self._departed[landing.fragment].step
-        is_over = age_steps >= self._schedule.overlap_steps
-        return is_over or not landing.contributed or self._is_done
+    def _land_due(self) -> None:
+        # The overlap makes landings regular for the method's sake. Without further steps there is
+        # nothing to wait for.
+        for landing in list(self._landings.values()):
+            age_steps = self._replica.step - self._departed[landing.fragment].step
+            is_over = age_steps >= self._schedule.overlap_steps
+            if is_over or not landing.is_planned or self._is_done:
+                self._land(landing)
 
     def _land(self, landing: Land) -> None:
         fragment = landing.fragment
         departed = self._departed.pop(fragment)
         del self._landings[fragment]
+        age_steps = self._replica.step - departed.step
+        planned_steps = self._schedule.overlap_steps
         with self._meter.aside(is_overhead=True):
-            self._replica.land(fragment, self._interchange.anchor, self._interchange.base)
-        if landing.contributed:
-            self._tokens[fragment] -= departed.tokens
+            self._replica.land(
+                fragment,
+                self._interchange.anchor,
+                self._interchange.base,
+                alpha=self._merge_alpha if landing.is_planned else None,
+                planned_frac=planned_steps / age_steps if age_steps > planned_steps else 1.0,
+            )
+        self._tokens[fragment] -= landing.tokens
+        if not landing.is_planned and landing.tokens <= 0:  # a mere move, maybe in the way
+            steps = range(departed.step, self._replica.step + 1)
+            if any(fragment in self._schedule.departures(step) for step in steps):
+                self._asked.add(fragment)
         self._port.send(Landed(fragment=fragment, round=landing.round, step=self._replica.step))
 
     def _evaluate(self, message: Evaluate) -> None:

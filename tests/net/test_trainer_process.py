@@ -115,7 +115,7 @@ def test_a_trainers_life(launch: Callable[[Interchange], Wire], buffers: Interch
     assert (departed.fragment, departed.step) == (0, 4)
     assert buffers.base.any()
     buffers.anchor.zero_()
-    wire.channel.send(Land(fragment=0, round=1, contributed=True))
+    wire.channel.send(Land(fragment=0, round=1, tokens=4, is_planned=True))
     landed = wire.wait_for(Landed)
     assert (landed.fragment, landed.round) == (0, 1)
     assert wire.wait_for(Progress).overhead_s > 0

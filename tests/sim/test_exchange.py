@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from peer.sim.network import LinkSpec
-from peer.sim.swarm import SimSwarm, SwarmSpec
+from peer.sim.swarm import SimPeer, SimSwarm, SwarmSpec
+from protocol.machine import Offer
 
 BAD_LINK = LinkSpec(latency_s=0.05, jitter_s=0.3, loss_frac=0.1, duplicate_frac=0.1)
 SEEDS = range(60)
@@ -126,7 +127,7 @@ def test_pairs_conserve_the_mean(seed: int) -> None:
         peer.theta = torch.randn(spec.num_elements, generator=generator)
         peer.target = peer.theta
         old = peer.mixing.outer[0]
-        peer.mixing.load_state(0, peer.theta.clone(), old.state, 0)
+        peer.mixing.load_state(0, peer.theta.clone(), old.copy.state, {}, 0)
     before = torch.stack([peer.theta for peer in swarm.peers.values()])
     swarm.clock.run(30)
     assert not [tell for peer in swarm.running() for tell in peer.told if "failed" in tell.event]
@@ -135,6 +136,76 @@ def test_pairs_conserve_the_mean(seed: int) -> None:
     assert min(rounds(swarm)) >= 5
     assert torch.allclose(after.mean(0), before.mean(0), atol=1e-5)
     assert after.std(0).norm() < 0.1 * before.std(0).norm()
+
+
+class Ledger:
+    """What one peer brought to exchanges that were not lost."""
+
+    def __init__(self, peer: SimPeer) -> None:
+        self.peer_id = peer.peer_id
+        self._peer, self._mixing = peer, peer.mixing
+        self._brought: dict[bytes, torch.Tensor] = {}
+        self._offer, self._discard = peer.mixing.offer, peer.mixing.discard
+        peer.mixing.offer = self.offer  # type: ignore[method-assign]
+        peer.mixing.discard = self.discard  # type: ignore[method-assign]
+
+    def offer(self, effect: Offer, theta: torch.Tensor) -> torch.Tensor | None:
+        self._brought[effect.exchange_id] = theta - self._mixing.outer[0].copy.start
+        return self._offer(effect, theta)
+
+    def discard(self, fragment: int, exchange_id: bytes) -> torch.Tensor | None:
+        self._brought.pop(exchange_id, None)
+        return self._discard(fragment, exchange_id)
+
+    def assert_balanced(self) -> None:
+        """Each inner step is in an exchange, or still on top of the start: once, not twice."""
+        mixing, peer = self._mixing, self._peer
+        done = {exchange_id for _, exchange_id, _ in peer.landed}
+        if mixing.goes_ahead:  # live parameters go on without what is on its way
+            done |= self._brought.keys()
+        brought = sum((x for id, x in self._brought.items() if id in done), torch.zeros(1))
+        on_top = peer.theta - mixing.outer[0].copy.start
+        torch.testing.assert_close(brought + on_top, peer.work, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("rule", ["nesterov", "eager", "co2"])
+def test_no_step_is_lost_or_counted_twice(rule: str, seed: int) -> None:
+    """One peer freezes, one dies, one comes late, and the links are bad."""
+    swarm = SimSwarm(SwarmSpec(num_peers=5, rule=rule, link=BAD_LINK, exchange_s=6.0), seed)
+    ledgers = [Ledger(peer) for peer in swarm.peers.values()]
+    frozen, killed, *_ = swarm.rng.sample(list(swarm.peers), 5)
+    swarm.clock.run(10 + swarm.rng.random() * 3)
+    swarm.network.freeze(frozen, 15)
+    swarm.clock.run(14 + swarm.rng.random() * 3)
+    swarm.kill(killed)
+    swarm.clock.run(30)
+    before = min(rounds(swarm))
+    late = swarm.join(donor=swarm.running()[0].peer_id)
+    ledgers.append(Ledger(late))
+    swarm.clock.run(70)
+    assert_safe(swarm, forks_allowed=True)
+    assert swarm.network.fired["kill"] == swarm.network.fired["freeze"] == 1
+    assert max(rounds(swarm)) - min(rounds(swarm)) <= 2
+    assert min(rounds(swarm)) >= before + 10
+    assert late.num_contributed >= 4
+    for ledger in ledgers:
+        if swarm.network.is_running(ledger.peer_id):
+            ledger.assert_balanced()
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("rule", ["eager", "co2"])
+@pytest.mark.parametrize("codec", ["fp32", "int8"])
+def test_going_ahead_costs_no_round_on_bad_links(codec: str, rule: str, seed: int) -> None:
+    feedback = None if codec == "fp32" else 0.95
+    spec = SwarmSpec(num_peers=4, rule=rule, codec=codec, feedback=feedback, link=BAD_LINK)
+    swarm = SimSwarm(spec, seed)
+    swarm.clock.run(35)
+    assert_safe(swarm)
+    assert min(rounds(swarm)) >= 10
+    assert max(rounds(swarm)) - min(rounds(swarm)) <= 2
+    assert all(peer.steps >= 315 for peer in swarm.running())
 
 
 @pytest.mark.parametrize("mixing", ["all", "pairs"])

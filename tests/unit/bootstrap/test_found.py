@@ -1,13 +1,18 @@
+import copy
 import hashlib
 import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bootstrap.found import FOUNDER_KEY, SECRET, found, method_settings, read_settings
+from optim.method import Method, method_named
 from optim.presets import PRESETS
+from peer.method import method_of_run
 from peer.run_folder import MANIFEST, SIGNATURE
+from peer.train.model import layout_of_run
 from protocol.errors import ConfigError
 from protocol.identity import Identity, PeerId
 from protocol.manifest import manifest_from, verify_manifest
@@ -101,8 +106,44 @@ def test_a_table_overrides_its_preset_axis_by_axis(
     manifest_from({"founder": "nobody", "method": method})
 
 
+def outline(method: Method) -> tuple[object, ...]:
+    """All of a method; two codecs are the same when they write the same bytes."""
+    axes = [getattr(method, name) for name in Method.__slots__ if name != "codec"]
+    x = torch.linspace(-1, 2, 5000)
+    return *axes, bytes(method.codec.encode(x, near=x + 0.1, seed=1))
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_founds_a_run_of_the_default_model_by_its_name_alone(
+    settings: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    del settings["model"]
+    before = copy.deepcopy(PRESETS)
+    manifest = found(settings | {"method": name}, tmp_path)
+    assert manifest.method.preset == name
+    assert outline(method_of_run(manifest)) == outline(method_named(name))
+    fragments = layout_of_run(manifest).fragments
+    assert len(fragments) == PRESETS[name]["schedule"]["fragments"]
+    assert before == PRESETS
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_preset_founds_a_run_with_settings_of_ones_own(
+    settings: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    settings["model"]["layers"] = 4
+    schedule = {"interval_steps": 12, "overlap_steps": 3}
+    outer = {"lr": 0.9} | ({"gamma": 0.9} if PRESETS[name]["mixing"] == "pairs" else {})
+    manifest = found(
+        settings | {"method": {"preset": name, "schedule": schedule, "outer": outer}}, tmp_path
+    )
+    expected = method_named(name, schedule=schedule, outer=outer)
+    assert outline(method_of_run(manifest)) == outline(expected)
+    assert manifest.method.schedule.fragments == PRESETS[name]["schedule"]["fragments"]
+
+
 def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"'dicolo'.*diloco, noloco"):
+    with pytest.raises(ConfigError, match=r"'dicolo'.*diloco, .*noloco"):
         method_settings("dicolo")
 
 
@@ -113,11 +154,11 @@ def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
         (["diloco"], "method"),
         ({"preset": 5}, "method"),
         ({"mixing": "some"}, "method.mixing"),
-        ({"momentum": 0.5}, "method.momentum"),
+        ({"momentum": 0.5}, "method"),
         ({"schedule": {"intervals": 5}}, "method.schedule.intervals"),
         ({"schedule": {"interval_steps": "5"}}, "method.schedule.interval_steps"),
         ({"codec": {"name": 8}}, "method.codec.name"),
-        ({"outer": {"lr": "high"}}, "method.outer.constants.lr"),
+        ({"outer": {"lr": "high"}}, "method"),
         ({"outer": {"rule": 5}}, "method.outer.rule"),
         ({"preset": ["diloco"]}, "method"),
         ({"codec": "int8"}, "method.codec"),

@@ -45,40 +45,70 @@ def test_landings_write_in_place_and_leave_their_inputs() -> None:
     theta, anchor, base = whole[2:6], torch.ones(4), torch.full((4,), -1.0)
     rebase(theta, anchor, base)
     assert whole.tolist() == [0, 0, 2, 2, 2, 2, 0, 0, 0, 0]
-    blend(theta, anchor, 0.5)
+    blend(theta, anchor, base, 0.5)
     assert whole.tolist() == [0, 0, 1.5, 1.5, 1.5, 1.5, 0, 0, 0, 0]
     assert anchor.tolist() == [1] * 4
     assert base.tolist() == [-1] * 4
 
 
 def test_s2_alpha_one_ignores_the_anchor_and_alpha_zero_takes_it() -> None:
-    theta, anchor = torch.randn(2, 100, generator=torch.Generator().manual_seed(2))
+    theta, anchor, base = torch.randn(3, 100, generator=torch.Generator().manual_seed(2))
     kept, taken = theta.clone(), theta.clone()
-    blend(kept, anchor, 1.0)
-    blend(taken, anchor, 0.0)
+    blend(kept, anchor, base, 1.0)
+    blend(taken, anchor, base, 0.0)
     assert torch.equal(kept, theta)
     assert torch.equal(taken, anchor)
 
 
 def test_s6_blend_is_the_weighted_sum() -> None:
-    theta, anchor = torch.randn(2, 100, generator=torch.Generator().manual_seed(3))
+    theta, anchor, base = torch.randn(3, 100, generator=torch.Generator().manual_seed(3))
     for alpha in (0.25, 0.5, 0.9):
         landed = theta.clone()
-        blend(landed, anchor, alpha)
+        blend(landed, anchor, base, alpha)
         torch.testing.assert_close(landed, alpha * theta + (1 - alpha) * anchor)
 
 
 def test_blend_of_equals_changes_nothing() -> None:
     theta = torch.randn(100, generator=torch.Generator().manual_seed(4))
     landed = theta.clone()
-    blend(landed, theta, 0.3)
+    blend(landed, theta, theta, 0.3)
     assert torch.equal(landed, theta)
 
 
-@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
-def test_blend_refuses_alpha_outside_zero_to_one(alpha: float) -> None:
-    with pytest.raises(ValueError, match="alpha must be between 0 and 1"):
-        blend(torch.zeros(2), torch.zeros(2), alpha)
+@given(
+    alpha=st.floats(0, 1),
+    planned_steps=st.integers(1, 10),
+    late_steps=st.integers(0, 10),
+    seed=st.integers(0, 100),
+)
+def test_a_late_blend_keeps_the_steps_that_were_not_planned(
+    alpha: float, planned_steps: int, late_steps: int, seed: int
+) -> None:
+    # Equal steps are those of which the two ends tell everything.
+    base, step, anchor = torch.randn(3, 50, generator=torch.Generator().manual_seed(seed))
+    theta = base + planned_steps * step
+    blend(theta, anchor, base, alpha)  # in time
+    expected = theta + late_steps * step
+    theta = base + (planned_steps + late_steps) * step
+    planned_frac = planned_steps / (planned_steps + late_steps)
+    blend(theta, anchor, base, alpha, planned_frac=planned_frac)
+    torch.testing.assert_close(theta, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_blend_without_planned_steps_is_one_at_the_base() -> None:
+    base, theta, anchor = torch.randn(3, 50, generator=torch.Generator().manual_seed(5))
+    landed = theta.clone()
+    blend(landed, anchor, base, 0.25, planned_frac=0.0)
+    torch.testing.assert_close(landed, 0.25 * base + 0.75 * anchor + (theta - base))
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan")])
+def test_blend_refuses_fractions_outside_zero_to_one(wrong: float) -> None:
+    theta, anchor, base = torch.zeros(3, 2)
+    with pytest.raises(ValueError, match="alpha and planned_frac must be between 0 and 1"):
+        blend(theta, anchor, base, wrong)
+    with pytest.raises(ValueError, match="alpha and planned_frac must be between 0 and 1"):
+        blend(theta, anchor, base, 0.5, planned_frac=wrong)
 
 
 def test_other_shapes_are_refused_not_broadcast() -> None:
@@ -86,4 +116,6 @@ def test_other_shapes_are_refused_not_broadcast() -> None:
     with pytest.raises(ValueError, match="theta is"):
         rebase(theta, torch.zeros(1), torch.zeros(3))
     with pytest.raises(ValueError, match="theta is"):
-        blend(theta, torch.zeros(1), 0.5)
+        blend(theta, torch.zeros(1), torch.zeros(3), 0.5)
+    with pytest.raises(ValueError, match="theta is"):
+        blend(theta, torch.zeros(3), torch.zeros(1), 0.5)

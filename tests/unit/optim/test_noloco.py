@@ -1,4 +1,4 @@
-"""NoLoCo's identities N1-N7. N6, who is paired with whom, belongs to the protocol's pairing."""
+"""NoLoCo's identities N1-N7; N6, who is paired with whom, is in test_pairing."""
 
 import math
 

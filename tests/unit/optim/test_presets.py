@@ -2,22 +2,24 @@ import json
 
 import pytest
 
-from optim.codec.codec import codec_named
-from optim.outer.named import outer_rule_named
+from optim.codec.e3m0 import E3M0
+from optim.codec.modulo import Modulo
+from optim.codec.topk import TopK
+from optim.method import method_named
+from optim.outer.co2 import CO2
+from optim.outer.eager import Eager
+from optim.outer.named import OUTER_RULES, outer_rule_named
 from optim.outer.nesterov import Nesterov
 from optim.outer.noloco import NoLoCo
+from optim.outer.plain import Plain
 from optim.presets import PRESETS
 from optim.schedule import Schedule
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_can_be_built(name: str) -> None:
-    preset = PRESETS[name]
-    assert set(preset) == {"mixing", "schedule", "codec", "outer"}
-    schedule = preset["schedule"]
-    Schedule(schedule["interval_steps"], schedule["fragments"], schedule["overlap_steps"])
-    codec_named(**preset["codec"])
-    outer_rule_named(**preset["outer"])
+def test_every_preset_can_be_built_and_names_all_axes(name: str) -> None:
+    assert set(PRESETS[name]) == {"mixing", "schedule", "codec", "outer"}
+    assert method_named(name).schedule.interval_steps == PRESETS[name]["schedule"]["interval_steps"]
 
 
 def test_presets_are_plain_data() -> None:
@@ -25,17 +27,42 @@ def test_presets_are_plain_data() -> None:
 
 
 def test_the_papers_constants() -> None:
-    assert outer_rule_named(**PRESETS["diloco"]["outer"]) == Nesterov(0.7, 0.9)
-    assert outer_rule_named(**PRESETS["noloco"]["outer"]) == NoLoCo(0.7, 0.5, 0.7)
+    rules = {name: method_named(name).outer.rule for name in PRESETS}
+    assert rules == {
+        "diloco": Nesterov(0.7, 0.9),
+        "streaming": Nesterov(0.4, 0.9),
+        "noloco": NoLoCo(0.7, 0.5, 0.7),
+        "eager": Eager(0.4, 0.9),
+        "co2": CO2(1.0, 0.2),
+        "sparseloco": Plain(1.0),
+        "gossip-stream": NoLoCo(0.7, 0.5, 0.7),
+    }
+    assert method_named("sparseloco").outer.feedback == 0.95
+    codecs = {name: method_named(name).codec for name in PRESETS}
+    assert codecs["streaming"] == E3M0()
+    assert codecs["sparseloco"] == TopK(4096, 64, 2)
+    assert codecs["gossip-stream"] == Modulo(4)
+    assert {codecs[name].name for name in ("diloco", "noloco", "eager", "co2")} == {"fp32"}
 
 
-def test_rules_by_name() -> None:
-    assert outer_rule_named("nesterov") == Nesterov()
+@pytest.mark.parametrize("name", ["eager", "co2"])
+def test_rules_that_go_ahead_have_a_whole_round_to_deliver(name: str) -> None:
+    schedule = method_named(name).schedule
+    assert schedule == Schedule(100, 1, 100)
+
+
+@pytest.mark.parametrize("name", OUTER_RULES)
+def test_every_rule_has_a_name_and_defaults(name: str) -> None:
+    assert outer_rule_named(name) == OUTER_RULES[name]()
+
+
+def test_constants_by_name() -> None:
     assert outer_rule_named("noloco", gamma=0.3) == NoLoCo(gamma=0.3)
+    assert outer_rule_named("co2", gap="none", keep=0) == CO2(gap="none", keep=0)
 
 
 def test_unknown_names_are_refused_with_the_choices() -> None:
-    with pytest.raises(ValueError, match="no outer rule 'adam'; choose one of nesterov, noloco"):
+    with pytest.raises(ValueError, match=r"no outer rule 'adam'; choose one of nesterov, .*plain"):
         outer_rule_named("adam")
     with pytest.raises(ValueError, match="nesterov has no constant 'gamma'; it has lr, momentum"):
         outer_rule_named("nesterov", gamma=0.7)

@@ -12,6 +12,7 @@ import torch
 
 from optim.codec.codec import codec_named
 from optim.layout import layout_of
+from optim.outer.copy import Outer
 from optim.outer.named import outer_rule_named
 from peer.driver import Driver
 from peer.mixing import Mixing
@@ -32,11 +33,11 @@ RULES = {"all": "nesterov", "pairs": "noloco"}
 IDS = sorted(Identity(bytes([n]) * 32).peer_id for n in range(1, 5))
 
 
-def manifest_of(mixing: str = "all", fragments: int = 1) -> Manifest:
+def manifest_of(mixing: str = "all", fragments: int = 1, rule: str | None = None) -> Manifest:
     method = {
         "mixing": mixing,
         "schedule": {"fragments": fragments},
-        "outer": {"rule": RULES[mixing]},
+        "outer": {"rule": rule or RULES[mixing]},
     }
     return manifest_from(
         {
@@ -81,7 +82,11 @@ class Node:
         self.peer_id, self.manifest = peer_id, manifest
         self.layout = layout_of(SHAPES, num_fragments=method.schedule.fragments)
         self.mixing = Mixing(
-            self.layout, outer_rule_named(method.outer.rule), codec_named("fp32"), START
+            self.layout,
+            Outer(outer_rule_named(method.outer.rule, **method.outer.constants)),
+            codec_named("fp32"),
+            START,
+            our_id=peer_id,
         )
         self.events = Recorder(folder / f"{peer_id}.jsonl", manifest, peer_id)
         self.status = PeerStatus()
@@ -269,7 +274,7 @@ async def test_pairs_land_each_its_own_anchor_and_draw_near(tmp_path: Path) -> N
         distances = []
         for round in range(2):
             members[0].mixing.load_state(
-                0, members[0].anchor() + 1.0, members[0].mixing.outer[0].state, round
+                0, members[0].anchor() + 1.0, members[0].mixing.outer[0].copy.state, {}, round
             )
             before = (members[0].anchor() - members[1].anchor()).norm()
             await a_round(members, round)
@@ -367,7 +372,8 @@ async def test_whoever_asks_too_early_gets_it_when_it_is_made(tmp_path: Path) ->
 
 async def test_a_state_can_be_had_by_anybody_at_any_time(tmp_path: Path) -> None:
     async with nodes(manifest_of(fragments=2), tmp_path) as (node,):
-        node.mixing.load_state(1, node.mixing.outer[1].anchor * 2, node.mixing.outer[1].state, 6)
+        old = node.mixing.outer[1].copy
+        node.mixing.load_state(1, old.anchor * 2, old.state, old.own, 6)
         blob = await node.driver.blob(IDS[3], BlobRef("state", 1))
         twin = Node(IDS[3], node.manifest, tmp_path)
         twin.mixing.load_state_blob(1, blob.data, blob.round)

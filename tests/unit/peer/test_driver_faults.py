@@ -141,7 +141,7 @@ async def test_who_is_far_behind_takes_over_the_state_and_keeps_its_work(
     network = MemoryNetwork()
     ahead, behind = (Node(peer_id, manifest, tmp_path) for peer_id in IDS[:2])
     state = {"momentum": drift(7)}
-    ahead.mixing.load_state(0, START + 5, state, 3)
+    ahead.mixing.load_state(0, START + 5, state, {}, 3)
     async with contextlib.AsyncExitStack() as stack:
         for node in (ahead, behind):
             await node.start(network)
@@ -157,11 +157,12 @@ async def test_who_is_far_behind_takes_over_the_state_and_keeps_its_work(
         (caught_up,) = await behind.events.until("caught_up")
         assert (caught_up["round"], caught_up["src"]) == (3, ahead.peer_id)
         assert behind.digests() == ahead.digests()
-        assert torch.equal(behind.mixing.outer[0].state["momentum"], drift(7))
+        assert torch.equal(behind.mixing.outer[0].copy.state["momentum"], drift(7))
         work = drift(1) + drift(2) if has_snapshot else drift(1)
         torch.testing.assert_close(behind.trainer.theta, START + 5 + work)
         land = next(line for line in behind.trainer.received if isinstance(line, lines.Land))
-        assert not land.contributed
+        assert land.tokens == 0
+        assert not land.is_planned
         assert behind.status.contributions == 0
         assert behind.status.round == 3
         # And its work goes out with the next round.

@@ -1,9 +1,14 @@
 import asyncio
+from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from optim.outer.co2 import CO2
+from optim.outer.eager import Eager
+from optim.outer.plain import Plain
 from peer.keeper import Keeper
 from peer.mixing import Mixing
 from peer.train import lines
@@ -29,7 +34,7 @@ def moved(num_fragments: int = 2) -> Mixing:
     for fragment, outer in enumerate(mixing.outer):
         size = len(outer.anchor)
         state = {"momentum": torch.full((size,), 0.5 + fragment)}
-        mixing.load_state(fragment, outer.anchor + 1 + fragment, state, 7 - fragment)
+        mixing.load_state(fragment, outer.anchor + 1 + fragment, state, {}, 7 - fragment)
     return mixing
 
 
@@ -44,7 +49,7 @@ async def test_a_checkpoint_brings_back_both_halves(tmp_path: Path) -> None:
     assert keeper_of(tmp_path, twin).load() == path
     for ours, theirs in zip(mixing.outer, twin.outer, strict=True):
         assert (ours.round, ours.digest) == (theirs.round, theirs.digest)
-        assert torch.equal(ours.state["momentum"], theirs.state["momentum"])
+        assert torch.equal(ours.copy.state["momentum"], theirs.copy.state["momentum"])
     async with a_rig(TWO_FRAGMENTS) as rig:
         started = await rig.port.resume(str(path), [outer.anchor for outer in twin.outer])
         assert (started.step, started.tokens) == (41, 107)
@@ -52,12 +57,63 @@ async def test_a_checkpoint_brings_back_both_halves(tmp_path: Path) -> None:
         assert torch.equal(rig.interchange.anchor, torch.cat([o.anchor for o in mixing.outer]))
 
 
+METHODS: dict[str, dict[str, Any]] = {
+    "nesterov": {},
+    "no memory": {"rule": Plain()},
+    "feedback": {"feedback": 0.9},
+    "eager": {"rule": Eager()},
+    "co2": {"rule": CO2()},
+    "eager with feedback": {"rule": Eager(), "feedback": 0.9},
+}
+
+
+def departed(method: str) -> Mixing:
+    """A mixing whose own vectors are not what they were at first."""
+    mixing = mixing_of(num_fragments=2, **METHODS[method])
+    for fragment, outer in enumerate(mixing.outer):
+        size = len(outer.anchor)
+        own = {name: torch.randn(size) for name in outer.copy.own}
+        state = {name: torch.randn(size) for name in outer.copy.state}
+        mixing.load_state(fragment, outer.anchor + 1, state, own, 3)
+    return mixing
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_what_concerns_this_peer_alone_is_in_its_checkpoint(
+    tmp_path: Path, method: str
+) -> None:
+    mixing = departed(method)
+    async with a_rig(TWO_FRAGMENTS) as rig:
+        await keeper_of(tmp_path, mixing).save(rig.port, step=41)
+    twin = mixing_of(num_fragments=2, **METHODS[method])
+    keeper_of(tmp_path, twin).load()
+    assert twin.landed == twin.outer
+    for ours, theirs in zip(mixing.outer, twin.outer, strict=True):
+        assert ours.digest == theirs.digest
+        for kept, loaded in (
+            (ours.copy.own, theirs.copy.own),
+            (ours.copy.state, theirs.copy.state),
+        ):
+            assert kept.keys() == loaded.keys()
+            assert all(torch.equal(kept[name], loaded[name]) for name in kept)
+
+
+@pytest.mark.parametrize(("of_checkpoint", "of_run"), list(permutations(METHODS, 2)))
+async def test_another_methods_checkpoint_is_refused(
+    tmp_path: Path, of_checkpoint: str, of_run: str
+) -> None:
+    async with a_rig(TWO_FRAGMENTS) as rig:
+        await keeper_of(tmp_path, departed(of_checkpoint)).save(rig.port, step=1)
+    with pytest.raises(ConfigError, match=r"does not fit the run's method.*without --resume"):
+        keeper_of(tmp_path, departed(of_run)).load()
+
+
 async def test_the_newest_checkpoint_counts(tmp_path: Path) -> None:
     mixing = moved()
     async with a_rig(TWO_FRAGMENTS) as rig:
         for step in (9, 10, 11):
             rig.trainer.step = step
-            mixing.load_state(0, mixing.outer[0].anchor, mixing.outer[0].state, step)
+            mixing.load_state(0, mixing.outer[0].anchor, mixing.outer[0].copy.state, {}, step)
             await keeper_of(tmp_path, mixing).save(rig.port, step)
     twin = mixing_of(num_fragments=2)
     assert keeper_of(tmp_path, twin).load().name.endswith("11")
@@ -174,7 +230,7 @@ async def test_a_landing_that_waits_behind_a_save_is_in_no_half(tmp_path: Path) 
         node.trainer.train(drift(0))
         theta_before = node.trainer.theta
         node.trainer.held = {lines.Evaluate}
-        evaluating = asyncio.create_task(node.rig.port.evaluate(0))
+        evaluating = asyncio.create_task(node.rig.port.evaluate(0, lambda: [START]))
         question = await node.trainer.next(lines.Evaluate)
         saving = asyncio.create_task(keeper.save(node.rig.port, 1))
         await settle()

@@ -10,6 +10,7 @@ from peer.train.data import Corpus
 from peer.train.model import initial_anchor
 from peer.train.replica import Replica
 from protocol.errors import ConfigError
+from protocol.identity import PeerId
 from protocol.manifest import Manifest, manifest_from
 
 SMALL = {"dim": 16, "layers": 2, "heads": 2, "ffn_dim": 24, "context": 16}
@@ -19,7 +20,7 @@ def manifest_of(model: dict[str, Any] | None = None, **method: Any) -> Manifest:
     return manifest_from({"founder": "nobody", "model": model or SMALL, "method": method})
 
 
-def outer(rule: str, **constants: float) -> dict[str, Any]:
+def outer(rule: str, **constants: float | str) -> dict[str, Any]:
     return {"rule": rule, "constants": constants}
 
 
@@ -32,9 +33,27 @@ def outer(rule: str, **constants: float) -> dict[str, Any]:
         {"outer": outer("nesterov", lr=1.0, momentum=0.0)},
         {"mixing": "pairs", "outer": outer("noloco")},
         {"mixing": "pairs", "outer": outer("noloco"), "codec": {"name": "bf16"}},
-        {"mixing": "pairs", "outer": outer("noloco", gamma=0.5), "codec": {"name": "int8"}},
+        {"mixing": "pairs", "outer": outer("noloco", gamma=0.5), "codec": {"name": "bf16"}},
+        {"mixing": "pairs", "outer": outer("noloco"), "codec": {"name": "mod4"}},
+        {"outer": outer("eager"), "schedule": {"interval_steps": 10, "overlap_steps": 10}},
+        {"outer": outer("co2", gap="elementwise", clip=0.5)},
+        {"codec": {"name": "topk", "feedback": 0.95}},
+        {"codec": {"name": "int4", "rounding": "stochastic", "block": 64}},
     ],
-    ids=["diloco", "int8", "streaming", "fedavg", "noloco", "noloco bf16", "two lanes int8"],
+    ids=[
+        "diloco",
+        "int8",
+        "streaming",
+        "fedavg",
+        "noloco",
+        "noloco bf16",
+        "two lanes",
+        "noloco mod4",
+        "eager",
+        "co2",
+        "sparseloco",
+        "int4 by chance",
+    ],
 )
 def test_methods_that_make_sense_pass(method: dict[str, Any]) -> None:
     check_method(manifest_of(**method))
@@ -43,18 +62,36 @@ def test_methods_that_make_sense_pass(method: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("method", "setting", "word"),
     [
-        ({"schedule": {"interval_steps": 10, "overlap_steps": 10}}, "schedule", "overlap_steps"),
-        ({"schedule": {"interval_steps": 4, "fragments": 5}}, "schedule", "interval_steps"),
-        ({"schedule": {"fragments": 100}}, "schedule.fragments", "number of tensors"),
-        ({"codec": {"name": "zip"}}, "codec", "zip"),
-        ({"codec": {"name": "FP32"}}, "codec", "fp32, bf16, int8"),
-        ({"outer": outer("adam")}, "outer", "nesterov, noloco"),
-        ({"outer": outer("nesterov", gamma=0.5)}, "outer", "gamma"),
-        ({"outer": outer("nesterov", lr=0.0)}, "outer", "lr"),
-        ({"outer": outer("nesterov", momentum=1.0)}, "outer", "momentum"),
+        ({"schedule": {"interval_steps": 10, "overlap_steps": 11}}, "", "overlap_steps"),
+        ({"schedule": {"interval_steps": 4, "fragments": 5}}, "", "interval_steps"),
+        ({"schedule": {"fragments": 100}}, "schedule", "number of tensors"),
+        ({"schedule": {"fragments": 3, "pattern": "strided"}}, "schedule", "number of blocks"),
+        ({"schedule": {"separate_embeddings": True}}, "schedule", "embeddings"),
+        ({"outer": outer("eager"), "schedule": {"merge_alpha": 0.5}}, "", "merge_alpha"),
+        ({"codec": {"name": "zip"}}, "", "zip"),
+        ({"codec": {"name": "FP32"}}, "", "fp32, bf16"),
+        (
+            {
+                "codec": {"name": "int4", "feedback": 0.5, "rounding": "nearest"},
+                "mixing": "pairs",
+                "outer": outer("noloco"),
+            },
+            "",
+            "feedback",
+        ),
+        ({"codec": {"name": "topk"}}, "", "codec.feedback"),
+        ({"codec": {"name": "mod4"}}, "", "mod4"),
+        ({"codec": {"name": "bf16", "rounding": "stochastic"}}, "", "bf16"),
+        ({"outer": outer("adam")}, "", "nesterov, heavyball, noloco"),
+        ({"outer": outer("co2", gap="wide")}, "", "gap"),
+        ({"outer": outer("co2", gap=1.0)}, "", "gap"),
+        ({"outer": outer("nesterov", lr="high")}, "", "lr"),
+        ({"outer": outer("nesterov", gamma=0.5)}, "", "gamma"),
+        ({"outer": outer("nesterov", lr=0.0)}, "", "lr"),
+        ({"outer": outer("nesterov", momentum=1.0)}, "", "momentum"),
         ({"outer": outer("noloco")}, "", "with mixing all"),
-        ({"mixing": "pairs"}, "", "use noloco"),
-        ({"mixing": "pairs", "outer": outer("noloco", gamma=1.5)}, "outer", "gamma"),
+        ({"mixing": "pairs"}, "", "use rule noloco"),
+        ({"mixing": "pairs", "outer": outer("noloco", gamma=1.5)}, "", "gamma"),
         (
             {"mixing": "pairs", "outer": outer("noloco"), "codec": {"name": "int8"}},
             "",
@@ -62,12 +99,22 @@ def test_methods_that_make_sense_pass(method: dict[str, Any]) -> None:
         ),
     ],
     ids=[
-        "overlap of a whole interval",
+        "overlap of more than an interval",
         "more fragments than steps",
         "more fragments than tensors",
+        "more fragments than blocks",
+        "embeddings and nothing else",
+        "an ahead rule that blends",
         "no such codec",
         "codec in capitals",
+        "feedback of parameters",
+        "topk without feedback",
+        "pseudo-gradients modulo",
+        "a chance that bf16 has not",
         "no such rule",
+        "no such gap",
+        "a number for a name",
+        "a name for a number",
         "another rule's constant",
         "lr of nothing",
         "momentum of one",
@@ -110,7 +157,7 @@ def test_the_wire_derives_the_layout_that_the_trainer_has(
     replica.load(initial_anchor(manifest))
     flat = torch.empty(replica.layout.num_elements)
     flatten_into(flat, replica.layout, replica.model)
-    mixing = mixing_of(manifest)
+    mixing = mixing_of(manifest, PeerId("ours"))
     assert torch.equal(torch.cat([part.anchor for part in mixing.outer]), flat)
     assert len(mixing.outer) == fragments
 

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optim.codec.codec import codec_named
+from optim.codec.codec import Codec, codec_named
 from optim.layout import layout_of
+from optim.outer.copy import Outer
 from optim.outer.nesterov import Nesterov
 from optim.outer.noloco import NoLoCo
 from optim.outer.rule import OuterRule
@@ -38,11 +39,21 @@ def vectors(num: int, seed: int = 0) -> list[torch.Tensor]:
 
 
 def mixing_of(
-    *, rule: OuterRule | None = None, codec: str = "fp32", num_fragments: int = 1
+    *,
+    rule: OuterRule | None = None,
+    codec: str | Codec = "fp32",
+    num_fragments: int = 1,
+    feedback: float | None = None,
+    anchor: torch.Tensor | None = None,
+    our_id: str = "ours",
 ) -> Mixing:
-    layout = layout_of(SHAPES, num_fragments=num_fragments)
-    anchor = torch.linspace(-1, 1, NUM_ELEMENTS)
-    return Mixing(layout, rule or Nesterov(), codec_named(codec, block=8), anchor)
+    return Mixing(
+        layout_of(SHAPES, num_fragments=num_fragments),
+        Outer(rule or Nesterov(), feedback),
+        codec_named(codec, block=8) if isinstance(codec, str) else codec,
+        torch.linspace(-1, 1, NUM_ELEMENTS) if anchor is None else anchor,
+        our_id=PeerId(our_id),
+    )
 
 
 def offer_of(num_parts: int, id: bytes = ID, fragment: int = 0) -> Offer:
@@ -112,7 +123,7 @@ def test_anchors_are_equal_to_the_bit_on_all_members_the_reducers_too(codec: str
         assert len({state.digest for state in landed}) == 1
         for state in landed[1:]:
             assert torch.equal(state.anchor, landed[0].anchor)
-            assert torch.equal(state.state["momentum"], landed[0].state["momentum"])
+            assert torch.equal(state.copy.state["momentum"], landed[0].copy.state["momentum"])
 
 
 def test_a_listener_comes_to_the_same_bits_from_any_member() -> None:
@@ -141,7 +152,7 @@ def test_a_pair_averages_its_own_way(gamma: float) -> None:
     old = ours.outer[0]
     new = ours.land(Land(0, 0, ID, 1))
     mean = 0.25 * rule.outgoing(old.anchor, theta_a) + 0.75 * rule.outgoing(old.anchor, theta_b)
-    expected, _ = rule.step(old.anchor, mean, old.state)
+    expected, _ = rule.step(old.anchor, mean, old.copy.state)
     torch.testing.assert_close(new.anchor, expected)
 
 
@@ -209,10 +220,10 @@ def test_a_landing_needs_all_averages_and_happens_once() -> None:
 def test_states_are_replaced_and_never_changed() -> None:
     mixing = mixing_of()
     old = mixing.outer[0]
-    copy = old.anchor.clone(), old.state["momentum"].clone()
+    copy = old.anchor.clone(), old.copy.state["momentum"].clone()
     exchange([mixing], vectors(1), [1])
     assert torch.equal(old.anchor, copy[0])
-    assert torch.equal(old.state["momentum"], copy[1])
+    assert torch.equal(old.copy.state["momentum"], copy[1])
     assert mixing.outer[0] is not old
 
 
@@ -220,14 +231,14 @@ def test_states_are_replaced_and_never_changed() -> None:
 def test_a_state_survives_its_blob(fragment: int) -> None:
     source, target = mixing_of(num_fragments=2), mixing_of(num_fragments=2)
     size = len(source.layout.fragments[fragment])
-    source.load_state(fragment, torch.randn(size), {"momentum": torch.randn(size)}, 5)
+    source.load_state(fragment, torch.randn(size), {"momentum": torch.randn(size)}, {}, 5)
     round, data = source.state_blob(fragment)
     assert (round, len(data)) == (5, source.state_bytes(fragment))
     new = target.load_state_blob(fragment, data, round)
     assert new == target.outer[fragment]
     assert (new.round, new.digest) == (5, source.outer[fragment].digest)
     assert torch.equal(new.anchor, source.outer[fragment].anchor)
-    assert torch.equal(new.state["momentum"], source.outer[fragment].state["momentum"])
+    assert torch.equal(new.copy.state["momentum"], source.outer[fragment].copy.state["momentum"])
     other = 1 - fragment
     assert target.outer[other].digest == mixing_of(num_fragments=2).outer[other].digest
 
@@ -267,20 +278,25 @@ def test_equal_anchors_have_equal_digests_and_others_have_others() -> None:
     assert digest_of(anchor) != digest_of(nearly)
 
 
-def test_only_the_last_exchanges_of_each_fragment_are_kept() -> None:
+def test_of_the_last_exchanges_averages_are_kept_and_of_the_last_one_the_parts_too() -> None:
     mixing = mixing_of(num_fragments=2)
-    ids = [bytes([number]) * 16 for number in range(KEPT_EXCHANGES + 2)]
+    ids = [bytes([number]) * 15 for number in range(KEPT_EXCHANGES + 2)]
     for fragment in (0, 1):
         theta = torch.zeros(len(mixing.layout.fragments[fragment]))
         for id in ids:
-            mixing.offer(offer_of(1, bytes([fragment]) + id[1:], fragment), theta)
+            exchange_id = bytes([fragment]) + id
+            mixing.offer(offer_of(1, exchange_id, fragment), theta)
+            mixing.reduce(Reduce(BlobRef("average", fragment, exchange_id), own_tokens=1))
     for fragment in (0, 1):
-        found = [
-            mixing.blob(BlobRef("part", fragment=fragment, exchange_id=bytes([fragment]) + id[1:]))
-            is not None
-            for id in ids
-        ]
-        assert found == [False] * 2 + [True] * KEPT_EXCHANGES
+        found = {
+            kind: [
+                mixing.blob(BlobRef(kind, fragment, bytes([fragment]) + id)) is not None
+                for id in ids
+            ]
+            for kind in ("part", "average")
+        }
+        assert found["average"] == [False] * 2 + [True] * KEPT_EXCHANGES
+        assert found["part"] == [False] * (len(ids) - 1) + [True]
 
 
 def test_a_discarded_exchange_is_gone_and_may_come_again() -> None:
@@ -288,8 +304,8 @@ def test_a_discarded_exchange_is_gone_and_may_come_again() -> None:
     mixing.offer(offer_of(1), vectors(1)[0])
     average = BlobRef("average", fragment=0, exchange_id=ID)
     mixing.reduce(Reduce(average, 10))
-    mixing.discard(ID)
-    mixing.discard(ID)
+    assert mixing.discard(0, ID) is None
+    assert mixing.discard(0, ID) is None
     assert mixing.blob(average) is None
     assert mixing.blob(BlobRef("part", fragment=0, exchange_id=ID)) is None
     with pytest.raises(LocalProtocolError):

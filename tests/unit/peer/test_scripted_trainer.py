@@ -120,6 +120,8 @@ class ScriptedTrainer:
                 self._send(lines.Started(step=self.step, tokens=self.tokens))
             case lines.Depart():
                 self.depart(message.fragment)
+            case lines.Free():
+                self.departed.remove(message.fragment)
             case lines.Land():
                 self.departed.remove(message.fragment)
                 part = self._slice(message.fragment)
@@ -284,10 +286,13 @@ def test_the_scripted_trainer_answers_as_the_real_one(tmp_path: Path) -> None:
             lambda shared, _: _with(
                 shared.anchor[part],
                 after[part],
-                lines.Land(fragment=1, round=3, contributed=True),
+                lines.Land(fragment=1, round=3, tokens=5, is_planned=True),
             ),
             "land",
         ),
+        (lambda shared, _: lines.Depart(fragment=0), "depart the other"),
+        (lambda shared, _: lines.Free(fragment=0), "free"),
+        (lambda shared, _: lines.Depart(fragment=0), "depart what is free"),
         (lambda shared, folder: lines.Save(folder=str(folder)), "save"),
         (lambda shared, _: lines.Evaluate(round=3), "evaluate"),
         (lambda shared, _: lines.Leave(), "leave"),

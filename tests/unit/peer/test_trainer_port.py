@@ -22,8 +22,11 @@ DRIFT = torch.linspace(-1, 1, NUM_ELEMENTS)
 
 
 async def started(rig: Rig) -> None:
-    spans = rig.layout.fragments
-    await rig.port.start([START[span.start : span.stop] for span in spans], step=40, tokens=7)
+    await rig.port.start(anchors_of(rig), step=40, tokens=7)
+
+
+def anchors_of(rig: Rig) -> list[torch.Tensor]:
+    return [START[span.start : span.stop] for span in rig.layout.fragments]
 
 
 async def departed(rig: Rig, fragment: int = 0) -> None:
@@ -58,23 +61,26 @@ async def test_a_landing_with_our_contribution_keeps_the_steps_since_the_departu
         rig.trainer.train(DRIFT)
         await departed(rig)
         rig.trainer.train(2 * DRIFT)
-        landed = await rig.port.land(0, 5, NEW, old_anchor=None)
+        landed = await rig.port.land(0, 5, NEW, base=None, tokens=100, is_planned=True)
         assert (landed.round, landed.step) == (5, 42)
-        assert rig.trainer.received[-1] == lines.Land(fragment=0, round=5, contributed=True)
+        assert rig.trainer.received[-1] == lines.Land(
+            fragment=0, round=5, tokens=100, is_planned=True
+        )
         torch.testing.assert_close(rig.trainer.theta, NEW + 2 * DRIFT)
         assert not rig.port.has_snapshot(0)
 
 
-async def test_a_landing_without_it_keeps_all_steps_and_asks_for_a_departure_first() -> None:
+async def test_a_landing_without_it_keeps_all_steps() -> None:
     async with a_rig(TWO_FRAGMENTS) as rig:
         await started(rig)
         rig.trainer.train(DRIFT)
         span = TWO_FRAGMENTS.fragments[1]
         part = slice(span.start, span.stop)
-        await rig.port.land(1, 9, NEW[part], old_anchor=START[part])
+        assert await rig.port.depart(1) == lines.Departed(fragment=1, step=41, tokens=100)
+        await rig.port.land(1, 9, NEW[part], base=START[part])
         assert rig.trainer.received[1:] == [
             lines.Depart(fragment=1),
-            lines.Land(fragment=1, round=9, contributed=False),
+            lines.Land(fragment=1, round=9),
         ]
         assert torch.equal(rig.port.snapshot(1), START[part])
         expected = START + DRIFT
@@ -89,7 +95,8 @@ async def test_a_snapshot_in_hand_gives_way_to_the_old_anchor() -> None:
         rig.trainer.train(DRIFT)
         await departed(rig)
         rig.trainer.train(DRIFT)
-        await rig.port.land(0, 9, NEW, old_anchor=START)
+        assert await rig.port.depart(0) is None
+        await rig.port.land(0, 9, NEW, base=START)
         assert lines.Depart not in rig.trainer.kinds()
         torch.testing.assert_close(rig.trainer.theta, NEW + 2 * DRIFT)
 
@@ -99,14 +106,68 @@ async def test_a_departure_that_crosses_our_request_is_taken_for_the_answer() ->
         await started(rig)
         rig.trainer.held = {lines.Depart}
         rig.trainer.train(DRIFT)
-        landing = asyncio.create_task(rig.port.land(0, 9, NEW, old_anchor=START))
+        departing = asyncio.create_task(rig.port.depart(0))
         depart = await rig.trainer.next(lines.Depart)
-        rig.trainer.depart()  # by its schedule, before it has read our line
+        rig.trainer.depart(tokens=7)  # by its schedule, before it has read our line
         rig.trainer.answer(depart)  # too late to have an effect
-        await landing
+        assert (await departing) == lines.Departed(fragment=0, step=41, tokens=7)
+        await rig.port.land(0, 9, NEW, base=START)
         torch.testing.assert_close(rig.trainer.theta, NEW + DRIFT)
         await departed(rig)  # the next one is news again
         assert rig.port.has_snapshot(0)
+
+
+async def test_nobody_waits_for_a_departure_that_came_while_another_was_asked_for() -> None:
+    async with a_rig(TWO_FRAGMENTS) as rig:
+        await started(rig)
+        rig.trainer.held = {lines.Depart}
+        other = asyncio.create_task(rig.port.depart(1))
+        question = await rig.trainer.next(lines.Depart)
+        ours = asyncio.create_task(rig.port.depart(0))  # has to wait for its turn
+        await settle()
+        await departed(rig)  # by the schedule; a trainer with a snapshot out answers no `Depart`
+        rig.trainer.answer(question)
+        async with asyncio.timeout(PATIENCE_S):
+            assert await ours is None
+            assert await other is not None
+        assert rig.trainer.kinds().count(lines.Depart) == 1
+
+
+async def test_an_evaluation_asks_for_the_anchors_when_it_is_its_turn() -> None:
+    async with a_rig(TWO_FRAGMENTS) as rig:
+        await started(rig)
+        await departed(rig, 1)
+        rig.trainer.held = {lines.Land}
+        anchors = anchors_of(rig)
+        landing = asyncio.create_task(rig.port.land(1, 5, anchors[1] + 1, base=None))
+        land = await rig.trainer.next(lines.Land)
+        evaluating = asyncio.create_task(rig.port.evaluate(5, lambda: anchors))
+        await settle()
+        anchors[1] = anchors[1] + 1  # as when it has landed
+        rig.trainer.answer(land)
+        await landing
+        bits = float(sum(anchor.double().sum() for anchor in anchors))
+        assert (await evaluating).bits_per_byte == bits
+
+
+async def test_landings_of_different_fragments_do_not_wait_for_each_other() -> None:
+    async with a_rig(TWO_FRAGMENTS) as rig:
+        await started(rig)
+        anchors = anchors_of(rig)
+        rig.trainer.held = {lines.Land}
+        for fragment in (0, 1):
+            await departed(rig, fragment)
+        landings = [
+            asyncio.create_task(rig.port.land(f, 5, anchors[f] * 2, base=None, is_planned=True))
+            for f in (0, 1)
+        ]
+        first, second = [await rig.trainer.next(lines.Land) for _ in landings]
+        rig.trainer.answer(second)  # the other one's overlap is not over
+        assert (await landings[1]).fragment == 1
+        assert not landings[0].done()
+        rig.trainer.answer(first)
+        await landings[0]
+        assert torch.equal(rig.trainer.theta, 2 * START)
 
 
 async def test_a_landing_waits_for_an_evaluation_to_end() -> None:
@@ -114,9 +175,9 @@ async def test_a_landing_waits_for_an_evaluation_to_end() -> None:
         await started(rig)
         await departed(rig)
         rig.trainer.held = {lines.Evaluate}
-        evaluating = asyncio.create_task(rig.port.evaluate(4))
+        evaluating = asyncio.create_task(rig.port.evaluate(4, lambda: anchors_of(rig)))
         question = await rig.trainer.next(lines.Evaluate)
-        landing = asyncio.create_task(rig.port.land(0, 5, NEW, old_anchor=None))
+        landing = asyncio.create_task(rig.port.land(0, 5, NEW, base=None))
         await settle()
         assert torch.equal(rig.interchange.anchor, START)
         rig.trainer.answer(question)
@@ -132,9 +193,9 @@ async def test_an_evaluation_waits_for_a_landing_to_end() -> None:
         rig.trainer.held = {lines.Land}
         span = TWO_FRAGMENTS.fragments[1]
         new = NEW[span.start : span.stop]
-        landing = asyncio.create_task(rig.port.land(1, 5, new, old_anchor=None))
+        landing = asyncio.create_task(rig.port.land(1, 5, new, base=None))
         land = await rig.trainer.next(lines.Land)
-        evaluating = asyncio.create_task(rig.port.evaluate(5))
+        evaluating = asyncio.create_task(rig.port.evaluate(5, lambda: anchors_of(rig)))
         await settle()
         assert lines.Evaluate not in rig.trainer.kinds()
         rig.trainer.answer(land)
@@ -147,7 +208,7 @@ async def test_what_belongs_to_a_save_is_taken_when_no_landing_is_on_its_way() -
         await started(rig)
         await departed(rig)
         rig.trainer.held = {lines.Land, lines.Save}
-        landing = asyncio.create_task(rig.port.land(0, 5, NEW, old_anchor=None))
+        landing = asyncio.create_task(rig.port.land(0, 5, NEW, base=None))
         land = await rig.trainer.next(lines.Land)
         captured: list[bool] = []
         saving = asyncio.create_task(
@@ -195,7 +256,7 @@ async def test_a_trainer_that_dies_is_reported_to_all_who_wait() -> None:
 async def test_a_trainer_that_fails_says_why(is_config: bool, expected: type[Exception]) -> None:
     async with a_rig() as rig:
         rig.trainer.held = {lines.Evaluate}
-        evaluating = asyncio.create_task(rig.port.evaluate(1))
+        evaluating = asyncio.create_task(rig.port.evaluate(1, lambda: anchors_of(rig)))
         await rig.trainer.next(lines.Evaluate)
         rig.trainer.fail("device 'tpu' is not available here", is_config=is_config)
         await rig.die()
@@ -211,7 +272,7 @@ async def test_a_question_after_the_end_is_answered_with_the_end() -> None:
         await asyncio.gather(rig.life, return_exceptions=True)
         async with asyncio.timeout(0.2):
             with pytest.raises(TrainerGone):
-                await rig.port.evaluate(1)
+                await rig.port.evaluate(1, lambda: anchors_of(rig))
 
 
 async def test_leaving_is_no_failure_and_needs_no_patience() -> None:

@@ -23,7 +23,7 @@ def test_the_settings_make_a_manifest(method: str, steps: int) -> None:
     assert steps // manifest.method.schedule.interval_steps >= 6
 
 
-@pytest.mark.parametrize(("method", "steps"), [("co2", 900), ("diloco", 3)])
+@pytest.mark.parametrize(("method", "steps"), [("adam", 900), ("diloco", 3)])
 def test_what_cannot_be_played_is_refused(method: str, steps: int) -> None:
     with pytest.raises(ConfigError, match="the demo"):
         script.run_toml(method, seed=0, steps=steps)

@@ -31,7 +31,7 @@ PROGRESS = Progress(
         ),
         PROGRESS,
         Departed(fragment=0, step=1, tokens=2),
-        Land(fragment=1, round=7, contributed=True),
+        Land(fragment=1, round=7, tokens=-5, is_planned=True),
         Leave(),
     ],
     ids=lambda message: type(message).__name__,

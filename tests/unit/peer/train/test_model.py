@@ -1,8 +1,18 @@
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional
 
-from peer.train.model import Transformer, build_model, initial_anchor, loss, num_parameters
+from optim.layout import load_from
+from peer.train.model import (
+    Transformer,
+    build_model,
+    initial_anchor,
+    layout_of_run,
+    loss,
+    num_parameters,
+)
 from protocol.manifest import Manifest, ModelSpec
 
 SPEC = ModelSpec(dim=16, layers=2, heads=2, ffn_dim=24, context=16)
@@ -68,6 +78,46 @@ def test_loss_is_the_mean_cross_entropy() -> None:
     logits, targets = torch.randn(2, 3, 256), torch.randint(0, 256, (2, 3))
     expected = functional.cross_entropy(logits.view(6, 256), targets.view(6))
     assert torch.equal(loss(logits, targets), expected)
+
+
+FRAGMENTS = pytest.mark.parametrize(
+    "schedule",
+    [
+        {"fragments": 1},
+        {"fragments": 2, "pattern": "sequential"},
+        {"fragments": 2, "pattern": "strided"},
+        {"fragments": 3, "pattern": "strided", "separate_embeddings": True},
+    ],
+    ids=lambda schedule: "-".join(map(str, schedule.values())),
+)
+
+
+def with_fragments(manifest: Manifest, schedule: dict[str, Any]) -> Manifest:
+    changed = manifest.method.schedule.model_copy(update=schedule)
+    method = manifest.method.model_copy(update={"schedule": changed})
+    model = manifest.model.model_copy(update={"layers": 4})
+    return manifest.model_copy(update={"method": method, "model": model})
+
+
+@FRAGMENTS
+def test_the_initial_anchor_is_the_initial_model_whatever_the_layout(
+    manifest: Manifest, schedule: dict[str, Any]
+) -> None:
+    run = with_fragments(manifest, schedule)
+    model, other = model_of(run.model, run.seed), model_of(run.model, seed=run.seed + 1)
+    load_from(initial_anchor(run), layout_of_run(run), other)
+    assert len(layout_of_run(run).fragments) == schedule["fragments"]
+    for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_the_order_of_a_flat_vector_depends_on_the_pattern(manifest: Manifest) -> None:
+    balanced, strided = (
+        initial_anchor(with_fragments(manifest, {"fragments": 2, "pattern": pattern}))
+        for pattern in ("balanced", "strided")
+    )
+    assert not torch.equal(balanced, strided)
+    assert torch.equal(balanced.sort().values, strided.sort().values)
 
 
 def test_initial_anchor_is_a_function_of_the_manifest(manifest: Manifest) -> None:

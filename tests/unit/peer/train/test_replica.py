@@ -3,15 +3,34 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from peer.train import checkpoint
 from peer.train.alone import train_alone
 from peer.train.config import TrainerConfig, read_config
 from peer.train.data import Corpus
 from peer.train.lines import Evaluated, Progress
 from peer.train.meter import REPORT_S, Meter
+from peer.train.model import initial_anchor
 from peer.train.replica import Replica, choose_device
 from protocol.errors import ConfigError, ThinwireError
 from protocol.manifest import Manifest
+
+OPTIMIZERS = ("adamw", "muon", "sgd")
+
+
+def replica_of(manifest: Manifest, corpus: Corpus, optimizer: str) -> Replica:
+    inner = manifest.inner.model_copy(update={"optimizer": optimizer})
+    changed = manifest.model_copy(update={"inner": inner})
+    replica = Replica(changed, corpus, peer_id="a", device=torch.device("cpu"))
+    replica.load(initial_anchor(manifest))
+    return replica
+
+
+def bits(state: dict[str, Tensor], prefix: str = "") -> dict[str, bytes]:
+    return {
+        name: t.detach().numpy().tobytes() for name, t in state.items() if name.startswith(prefix)
+    }
 
 
 def test_the_loss_falls(manifest: Manifest, corpus: Corpus) -> None:
@@ -46,6 +65,71 @@ def test_the_learning_rate_follows_the_runs_steps(manifest: Manifest, corpus: Co
         replica.train_step()
         rates.append(replica.optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([5e-3, 1e-2, 1e-3])
+
+
+@pytest.mark.parametrize("saved_at", [0, 3], ids=["before the first step", "later"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_resuming_equals_not_stopping(
+    manifest: Manifest, corpus: Corpus, tmp_path: Path, optimizer: str, saved_at: int
+) -> None:
+    whole, first, second = (replica_of(manifest, corpus, optimizer) for _ in range(3))
+    for _ in range(saved_at):
+        first.train_step()
+    checkpoint.write_tensors(tmp_path / "inner.safetensors", first.state())
+    second.train_step()  # so that there is another state to be replaced
+    second.restore(checkpoint.read_tensors(tmp_path / "inner.safetensors"))
+    for _ in range(saved_at, 6):
+        second.train_step()
+    for _ in range(6):
+        whole.train_step()
+    assert bits(second.state()) == bits(whole.state())
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_optimizers_state_survives_a_landing_to_the_bit(
+    manifest: Manifest, corpus: Corpus, optimizer: str
+) -> None:
+    replica = replica_of(manifest, corpus, optimizer)
+    base, anchor = initial_anchor(manifest), torch.full((replica.layout.num_elements,), 2.0)
+    for _ in range(3):
+        replica.train_step()
+    before = bits(replica.state())
+    for fragment in range(len(replica.layout.fragments)):
+        replica.land(fragment, anchor, base)
+    after = bits(replica.state())
+    changed = {name for name, value in after.items() if value != before[name]}
+    assert changed == {name for name in before if name.startswith("theta.")}
+    replica.load(anchor)
+    assert bits(replica.state(), optimizer) == {
+        name: value for name, value in before.items() if name.startswith(optimizer)
+    }
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_another_optimizers_checkpoint_is_refused(
+    manifest: Manifest, corpus: Corpus, optimizer: str
+) -> None:
+    saved = replica_of(manifest, corpus, optimizer)
+    saved.train_step()
+    for other in set(OPTIMIZERS) - {optimizer}:
+        with pytest.raises(ConfigError, match=f"optimizer {optimizer}, the run's is {other}"):
+            replica_of(manifest, corpus, other).restore(saved.state())
+
+
+def test_a_moment_of_another_shape_is_refused(manifest: Manifest, corpus: Corpus) -> None:
+    replica = replica_of(manifest, corpus, "adamw")
+    replica.train_step()
+    state = replica.state() | {"adamw.exp_avg.norm.weight": torch.zeros(3)}
+    with pytest.raises(ConfigError, match=r"exp_avg\.norm\.weight is \[3\]"):
+        replica_of(manifest, corpus, "adamw").restore(state)
+
+
+def test_an_optimizer_that_this_torch_does_not_have_is_refused(
+    manifest: Manifest, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ConfigError, match="muon needs torch"):
+        replica_of(manifest, corpus, "muon")
 
 
 def test_devices() -> None:

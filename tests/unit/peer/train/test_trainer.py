@@ -92,8 +92,14 @@ class Stage:
 START = Start(step=0, tokens=0)
 
 
-def with_overlap(manifest: Manifest, overlap_steps: int) -> Manifest:
-    schedule = manifest.method.schedule.model_copy(update={"overlap_steps": overlap_steps})
+def planned(fragment: int, *, round: int = 1, steps: int = 4) -> Land:
+    """The landing of a snapshot that departed, in which so many steps of ours are."""
+    tokens = steps * STEP_TOKENS
+    return Land(fragment=fragment, round=round, tokens=tokens, is_planned=True)
+
+
+def with_schedule(manifest: Manifest, **changes: Any) -> Manifest:
+    schedule = manifest.method.schedule.model_copy(update=changes)
     method = manifest.method.model_copy(update={"schedule": schedule})
     return manifest.model_copy(update={"method": method})
 
@@ -171,7 +177,7 @@ def test_a_fresh_snapshot_can_be_had_at_once(manifest: Manifest, corpus: Corpus)
     assert torch.equal(stage.buffers.base[stage.span(0)], stage.theta()[stage.span(0)])
 
 
-@pytest.mark.parametrize("message", [Land(fragment=0, round=1, contributed=True), Free(fragment=0)])
+@pytest.mark.parametrize("message", [Land(fragment=0, round=1), Free(fragment=0)])
 def test_the_wire_side_cannot_give_what_it_does_not_have(
     manifest: Manifest, corpus: Corpus, message: Message
 ) -> None:
@@ -188,7 +194,7 @@ def test_an_anchor_lands_to_the_bit_on_an_unmoved_fragment(
     anchor = torch.randn(len(before), generator=torch.Generator().manual_seed(1))
     anchor[0] = -0.0
     stage.buffers.anchor.copy_(anchor)
-    stage.turns(1, Land(fragment=0, round=3, contributed=True))
+    stage.turns(1, planned(0, round=3))
     after = stage.theta()
     assert torch.equal(
         after[stage.span(0)].view(torch.int32), anchor[stage.span(0)].view(torch.int32)
@@ -206,7 +212,8 @@ def test_landing_our_own_theta_is_plain_adamw(manifest: Manifest, corpus: Corpus
         for departed in stage.wire.of(Departed)[len(stage.wire.of(Landed)) :]:
             span = stage.span(departed.fragment)
             stage.buffers.anchor[span] = stage.buffers.base[span]
-            stage.wire.inbox.append(Land(fragment=departed.fragment, round=1, contributed=True))
+            landing = planned(departed.fragment, steps=departed.tokens // STEP_TOKENS)
+            stage.wire.inbox.append(landing)
         stage.turns(1)
     alone = train_alone(manifest, 15, peer_id="me", corpus=corpus)
     assert len(stage.wire.of(Landed)) == 6
@@ -220,7 +227,7 @@ def test_steps_after_departure_survive_a_late_landing(manifest: Manifest, corpus
     base = stage.buffers.base[span].clone()
     assert not torch.equal(base, before[span])
     stage.buffers.anchor[span] = base + 1
-    stage.turns(1, Land(fragment=0, round=1, contributed=True))
+    stage.turns(1, planned(0))
     assert torch.allclose(stage.theta()[span], before[span] + 1, atol=1e-6)
 
 
@@ -234,33 +241,35 @@ def test_catching_up_with_the_old_anchor_as_base(manifest: Manifest, corpus: Cor
     before = stage.theta()
     stage.buffers.base[span] = old[span]
     stage.buffers.anchor[span] = old[span] * 2
-    stage.turns(1, Land(fragment=1, round=9, contributed=False))
+    stage.turns(1, Land(fragment=1, round=9))
     assert torch.allclose(stage.theta()[span], before[span] + old[span], atol=1e-6)
 
 
 def test_a_contribution_waits_for_the_overlap_and_others_do_not(
     manifest: Manifest, corpus: Corpus
 ) -> None:
-    stage = Stage(with_overlap(manifest, 2), corpus)
+    stage = Stage(with_schedule(manifest, overlap_steps=2), corpus)
     stage.turns(4, START)
-    stage.turns(2, Land(fragment=0, round=1, contributed=True))
+    stage.turns(1, planned(0))
     assert stage.wire.of(Landed) == []
-    stage.turns(1, Land(fragment=1, round=1, contributed=False))
-    assert stage.wire.of(Landed) == [
-        Landed(fragment=0, round=1, step=6),
-        Landed(fragment=1, round=1, step=6),
-    ]
+    stage.turns(1)
+    assert stage.wire.of(Landed) == [Landed(fragment=0, round=1, step=6)]
+    stage.turns(1, Land(fragment=1, round=1))
+    assert stage.wire.of(Landed)[1:] == [Landed(fragment=1, round=1, step=6)]
 
 
-@pytest.mark.parametrize(("contributed", "tokens"), [(True, 4), (False, 8)])
-def test_tokens_count_since_our_last_contribution(
-    manifest: Manifest, corpus: Corpus, contributed: bool, tokens: int
+@pytest.mark.parametrize(
+    ("landed_steps", "left_steps"), [(4, 4), (0, 8), (3, 5), (-2, 10)], ids=str
+)
+def test_tokens_count_what_no_average_contains(
+    manifest: Manifest, corpus: Corpus, landed_steps: int, left_steps: int
 ) -> None:
     stage = Stage(manifest, corpus)
     stage.turns(5, START)
     stage.buffers.anchor[stage.span(0)] = stage.buffers.base[stage.span(0)]
-    stage.turns(3, Land(fragment=0, round=1, contributed=contributed))
-    assert stage.wire.of(Departed)[-1] == Departed(fragment=0, step=8, tokens=tokens * STEP_TOKENS)
+    stage.turns(3, Land(fragment=0, round=1, tokens=landed_steps * STEP_TOKENS, is_planned=True))
+    departed = Departed(fragment=0, step=8, tokens=left_steps * STEP_TOKENS)
+    assert stage.wire.of(Departed)[-1] == departed
 
 
 @pytest.mark.parametrize("saved_at", [0, 5], ids=["before the first step", "later"])
@@ -286,10 +295,10 @@ def test_a_resumed_run_goes_on_to_the_bit(
 def test_a_save_lands_what_came_before_it(
     manifest: Manifest, corpus: Corpus, tmp_path: Path
 ) -> None:
-    stage_ = Stage(with_overlap(manifest, 3), corpus)
+    stage_ = Stage(with_schedule(manifest, overlap_steps=3), corpus)
     stage_.turns(4, START)
     save = Save(folder=str(stage(tmp_path, 4)))
-    stage_.turns(1, Land(fragment=0, round=1, contributed=True), save)
+    stage_.turns(1, planned(0), save)
     assert [type(m) for m in stage_.wire.sent if isinstance(m, Landed | Saved)] == [Landed, Saved]
 
 
@@ -333,11 +342,11 @@ def test_after_its_last_step_it_hands_over_the_rest(manifest: Manifest, corpus: 
     stage = Stage(manifest, corpus, max_steps=7)  # the schedule's last departures are at 4 and 6
     stage.turns(8, START)
     assert [(d.fragment, d.step) for d in stage.wire.of(Departed)] == [(0, 4), (1, 6)]
-    stage.turns(3, Land(fragment=0, round=1, contributed=True))
+    stage.turns(3, planned(0))
     assert stage.wire.of(Departed)[-1] == Departed(fragment=0, step=7, tokens=3 * STEP_TOKENS)
-    stage.turns(3, Land(fragment=0, round=2, contributed=True), Free(fragment=1))
+    stage.turns(3, planned(0, round=2, steps=3), Free(fragment=1))
     assert stage.wire.of(Departed)[-1] == Departed(fragment=1, step=7, tokens=7 * STEP_TOKENS)
-    stage.turns(3, Land(fragment=1, round=1, contributed=True))
+    stage.turns(3, planned(1, steps=7))
     assert len(stage.wire.of(Departed)) == 4
 
 
@@ -350,7 +359,7 @@ def test_after_its_last_step_it_still_answers(manifest: Manifest, corpus: Corpus
     assert sum(progress.is_done for progress in stage.wire.of(Progress)) == 1
     stage.turns(1, Depart(fragment=1))
     assert stage.wire.sent[-1] == Departed(fragment=1, step=3, tokens=3 * STEP_TOKENS)
-    stage.turns(1, Land(fragment=1, round=1, contributed=True))
+    stage.turns(1, planned(1))
     stage.turns(1, Leave())
     assert stage.wire.sent[-2:] == [Landed(fragment=1, round=1, step=3), Left(step=3)]
 
@@ -369,4 +378,118 @@ def test_a_schedule_that_cannot_be_is_the_operators_mistake(
     manifest: Manifest, corpus: Corpus
 ) -> None:
     with pytest.raises(ConfigError, match=r"method\.schedule: overlap_steps"):
-        Stage(with_overlap(manifest, 4), corpus)
+        Stage(with_schedule(manifest, overlap_steps=5), corpus)
+
+
+# ---- overlap and blending
+
+
+def test_with_an_overlap_of_a_whole_interval_no_departure_is_lost(
+    manifest: Manifest, corpus: Corpus
+) -> None:
+    stage = Stage(with_schedule(manifest, overlap_steps=4), corpus)
+    stage.turns(1, START)
+    num_answered = 0
+    for _ in range(19):
+        for departed in stage.wire.of(Departed)[num_answered:]:
+            steps = departed.tokens // STEP_TOKENS
+            stage.wire.inbox.append(planned(departed.fragment, steps=steps))
+            num_answered += 1
+        stage.turns(1)
+    of_first = [m for m in stage.wire.sent if getattr(m, "fragment", None) == 0]
+    assert [(type(m), m.step) for m in of_first] == [
+        (Departed, 4),
+        *[(kind, step) for step in (8, 12, 16, 20) for kind in (Landed, Departed)],
+    ]
+    assert {m.tokens for m in of_first if isinstance(m, Departed)} == {4 * STEP_TOKENS}
+    assert [m.step for m in stage.wire.of(Departed) if m.fragment == 1] == [6, 10, 14, 18]
+
+
+def blended(
+    manifest: Manifest, corpus: Corpus, steps: int, landing: Land, **schedule: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Lands a new anchor on fragment 0, which departed at step 4, after so many steps.
+
+    Returns: what theta is then, what it would be without the landing, `base`, and the anchor.
+    """
+    run = with_schedule(manifest, **schedule)
+    stage, twin = (Stage(run, corpus, max_steps=steps) for _ in range(2))
+    twin.turns(steps, START)
+    stage.turns(steps, START)
+    span, base = stage.span(0), stage.buffers.base.clone()
+    assert torch.equal(stage.theta(), twin.theta())
+    generator = torch.Generator().manual_seed(3)
+    stage.buffers.anchor.copy_(torch.randn(len(base), generator=generator))
+    stage.turns(1, landing)
+    assert stage.wire.of(Landed) == [Landed(fragment=0, round=1, step=steps)]
+    return stage.theta()[span], twin.theta()[span], base[span], stage.buffers.anchor[span]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
+def test_a_landing_in_time_is_blended(manifest: Manifest, corpus: Corpus, alpha: float) -> None:
+    theta, before, _, anchor = blended(
+        manifest, corpus, 6, planned(0), overlap_steps=2, merge_alpha=alpha
+    )
+    torch.testing.assert_close(theta, alpha * before + (1 - alpha) * anchor)
+
+
+@pytest.mark.parametrize(("overlap_steps", "late_frac"), [(1, 2 / 3), (0, 1.0)])
+def test_a_late_blend_keeps_the_steps_that_came_too_late_for_it(
+    manifest: Manifest, corpus: Corpus, overlap_steps: int, late_frac: float
+) -> None:
+    theta, before, base, anchor = blended(
+        manifest, corpus, 7, planned(0), overlap_steps=overlap_steps, merge_alpha=0.0
+    )
+    torch.testing.assert_close(theta, anchor + late_frac * (before - base))
+
+
+def test_what_is_not_planned_is_never_blended(manifest: Manifest, corpus: Corpus) -> None:
+    theta, before, base, anchor = blended(
+        manifest, corpus, 6, Land(fragment=0, round=1), overlap_steps=2, merge_alpha=0.25
+    )
+    torch.testing.assert_close(theta, anchor + (before - base))
+
+
+# ---- moves that are no landings of what departed
+
+
+def test_a_move_that_was_in_the_way_of_a_departure_makes_up_for_it(
+    manifest: Manifest, corpus: Corpus
+) -> None:
+    stage = Stage(manifest, corpus)
+    stage.turns(7, START, Depart(fragment=1))  # so that the schedule's turn at 6 finds it out
+    stage.turns(1, Land(fragment=1, round=1))
+    assert [(d.fragment, d.step) for d in stage.wire.of(Departed)] == [(1, 1), (0, 4), (1, 8)]
+    assert stage.wire.of(Departed)[-1].tokens == 8 * STEP_TOKENS
+
+
+@pytest.mark.parametrize("landing", [planned(1, steps=2), Land(fragment=1, round=1, tokens=1)])
+def test_what_departed_and_landed_has_had_its_turn(
+    manifest: Manifest, corpus: Corpus, landing: Land
+) -> None:
+    stage = Stage(manifest, corpus)
+    stage.turns(7, START, Depart(fragment=1))
+    stage.turns(2, landing)
+    assert [(d.fragment, d.step) for d in stage.wire.of(Departed)] == [(1, 1), (0, 4)]
+
+
+def test_a_move_that_was_in_nobodys_way_makes_up_for_nothing(
+    manifest: Manifest, corpus: Corpus
+) -> None:
+    stage = Stage(manifest, corpus)
+    stage.turns(4, START, Depart(fragment=1))
+    stage.turns(1, Land(fragment=1, round=1))
+    assert [(d.fragment, d.step) for d in stage.wire.of(Departed)] == [(1, 1), (0, 4)]
+
+
+def test_what_is_given_back_after_the_last_step_departs_once_more(
+    manifest: Manifest, corpus: Corpus
+) -> None:
+    stage = Stage(manifest, corpus, max_steps=6)
+    stage.turns(7, START)
+    stage.turns(3, Land(fragment=1, round=0, tokens=6 * STEP_TOKENS))  # it goes ahead
+    assert [(d.fragment, d.step) for d in stage.wire.of(Departed)] == [(0, 4), (1, 6)]
+    stage.turns(1, Depart(fragment=1))
+    stage.turns(2, Land(fragment=1, round=0, tokens=-6 * STEP_TOKENS))
+    departed = Departed(fragment=1, step=6, tokens=6 * STEP_TOKENS)
+    assert stage.wire.of(Departed)[-1] == departed
