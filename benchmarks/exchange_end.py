@@ -85,7 +85,7 @@ class ExchangeEnd:
     wire: GrpcWire
 
     def __init__(self, our_id: PeerId, their_id: PeerId, manifest: Manifest) -> None:
-        self.mixing = mixing_of(manifest)
+        self.mixing = mixing_of(manifest, our_id)
         self.their_port = 0
         self.on_proposal: Callable[[bytes], None] = lambda exchange_id: None
         """Called with the id of each exchange that the other end begins."""
@@ -173,7 +173,7 @@ class ExchangeEnd:
         blob = await self.wire.fetch(self._their_id, ref, max_bytes=size)
         await self._job(lambda: self.mixing.collect(fetch, blob.data))
 
-    async def _make(self, job: Callable[[], None]) -> None:
+    async def _make(self, job: Callable[[], object]) -> None:
         await self._job(job)
         async with self._made:
             self._made.notify_all()

@@ -198,7 +198,7 @@ async def exchange_on(
     landing: asyncio.Task[None] | None = None
 
     async def land(round: int, anchor: torch.Tensor) -> None:
-        await trainer.land(0, round, anchor, old_anchor=None)
+        await trainer.land(0, round, anchor, base=None, is_planned=True)
         log.landings += 1
 
     async with asyncio.TaskGroup() as group:

@@ -1,0 +1,46 @@
+"""Each method's constants for `benchmarks.convergence`, and the sweep that they were chosen from.
+
+A setting is (inner optimizer, its peak rate, what is laid over the preset). The sweep runs on a
+seed of its own and is judged on text that the final figures do not use.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Settings = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of a sweep; by default the preset as it is, with H = 30.
+
+    Attributes:
+        lr: Peak rate of the inner optimizer.
+        settings: Laid over the preset.
+        inner: Name of the inner optimizer.
+        preset: The preset, if it is not the method's name.
+    """
+
+    lr: float
+    settings: Settings = field(default_factory=dict)
+    inner: str = "muon"
+    preset: str = ""
+
+
+def _at(lr: float, H: int = 30, *, inner: str = "muon", preset: str = "", **axes: Any) -> Setting:
+    schedule = {"interval_steps": H, **axes.pop("schedule", {})}
+    return Setting(lr, {"schedule": schedule, **axes}, inner, preset)
+
+
+CHOSEN: dict[str, Setting] = {
+    "data_parallel": Setting(0.012),
+    "alone": Setting(0.012),
+    "diloco": _at(0.012, outer={"lr": 0.7, "momentum": 0.6}),
+}
+"""What the figures are measured with."""
+
+SWEEPS: dict[str, list[Setting]] = {
+    "data_parallel": [Setting(lr) for lr in (0.006, 0.012, 0.02)]
+    + [Setting(lr, inner="adamw") for lr in (0.004, 0.008, 0.016)],
+}
+"""What was tried."""
