@@ -191,7 +191,7 @@ def _table(results: list[dict[str, Any]], labels: dict[str, str]) -> list[dict[s
             mean(8 * r["sent_bytes"] / r["parameters"] / r["trial"]["steps"] for r in group), 4
         )
         rows.append(row)
-    names = list(max(rows, key=len))
+    names = list(max(rows, key=lambda row: len(row)))
     print("| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|")
     for row in rows:
         print("| " + " | ".join(str(row.get(name, "")) for name in names) + " |")

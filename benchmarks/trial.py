@@ -7,22 +7,24 @@ chosen on the first half, and what is reported is measured on the second.
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from optim.inner import InnerOptimizer, inner_optimizer, learning_rate
+from benchmarks.replicas import Replicas
+from optim.inner import learning_rate
 from optim.layout import layout_of, load_from, shapes_of
 from optim.method import method_named
 from optim.swarm import LocalSwarm
 from peer.train.batches import BatchStream
 from peer.train.data import Corpus
 from peer.train.evaluate import bits_per_byte
-from peer.train.model import Transformer, build_model, loss, num_parameters
+from peer.train.model import Transformer, build_model, num_parameters
 from protocol.manifest import ModelSpec
 
 VOCABULARY = 256
@@ -132,6 +134,7 @@ def run_trial(
 class _Run:
     def __init__(self, trial: Trial, corpus: Corpus) -> None:
         self._trial = trial
+        self._device = torch.device(trial.device)
         generator = torch.Generator().manual_seed(trial.seed)
         self._start = build_model(trial.model, VOCABULARY, generator=generator)
         self._layout = layout_of(shapes_of(self._start))
@@ -148,7 +151,7 @@ class _Run:
         ]
         is_single = trial.method in ("alone", "data_parallel")
         self._models = [self._copy() for _ in range(1 if is_single else trial.replicas)]
-        self._optimizers = [self._optimizer(model) for model in self._models]
+        self._replicas = Replicas(self._models, inner=trial.inner, weight_decay=trial.weight_decay)
         self._swarm = None
         if not is_single:
             method = method_named(trial.method, **trial.settings)
@@ -174,8 +177,15 @@ class _Run:
         batches = [stream.next() for stream in self._streams]
         if len(self._models) == 1:
             batches = [torch.cat(batches)]  # data parallel is one model on the union of the batches
-        for model, optimizer, batch in zip(self._models, self._optimizers, batches, strict=True):
-            self._inner_step(model, optimizer, batch.to(self._trial.device))
+        rate = learning_rate(
+            self._done,
+            peak=self._trial.lr,
+            warmup_steps=self._trial.warmup_steps,
+            total_steps=self._trial.steps,
+            final_frac=self._trial.final_lr_frac,
+        )
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
+            self._replicas.step(torch.stack(batches).to(self._device), lr=rate)
         self._done += 1
         if self._swarm:
             self._swarm.step()
@@ -203,7 +213,7 @@ class _Run:
             max_bytes=num_bytes,
             device=self._trial.device,
         )
-        return bits * 0.6931471805599453
+        return bits * math.log(2)
 
     def _in_order(self, swarm: LocalSwarm, replica: int) -> Tensor:
         model = self._copy()
@@ -215,26 +225,3 @@ class _Run:
         model = build_model(self._trial.model, VOCABULARY, generator=torch.Generator())
         model.load_state_dict(self._start.state_dict())
         return model.to(self._trial.device)
-
-    def _optimizer(self, model: nn.Module) -> InnerOptimizer:
-        trial = self._trial
-        return inner_optimizer(trial.inner, model, lr=trial.lr, weight_decay=trial.weight_decay)
-
-    def _inner_step(self, model: nn.Module, optimizer: InnerOptimizer, batch: Tensor) -> None:
-        trial = self._trial
-        is_bf16 = trial.device != "cpu"
-        with torch.autocast(torch.device(trial.device).type, torch.bfloat16, enabled=is_bf16):
-            nats = loss(model(batch[:, :-1]), batch[:, 1:])
-        optimizer.zero_grad()
-        torch.autograd.backward(nats)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        rate = learning_rate(
-            self._done,
-            peak=trial.lr,
-            warmup_steps=trial.warmup_steps,
-            total_steps=trial.steps,
-            final_frac=trial.final_lr_frac,
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()

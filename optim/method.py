@@ -113,7 +113,7 @@ def method_of(
     return Method(
         mixing=mixing,
         schedule=Schedule(
-            schedule.pop("interval_steps"),
+            schedule.pop("interval_steps", 100),
             schedule.pop("fragments", 1),
             schedule.pop("overlap_steps", 0),
             **schedule,

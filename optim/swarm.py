@@ -62,6 +62,9 @@ class LocalSwarm:
         layout: How the models are divided.
         steps: Inner steps so far.
         sent_bytes: By each replica, to others.
+
+    Raises:
+        ValueError: there are no models, or weights for some of them only.
     """
 
     def __init__(
@@ -74,6 +77,11 @@ class LocalSwarm:
         takes_part: Hears = lambda fragment, round, replica: True,
     ) -> None:
         self.models = list(models)
+        if not self.models or (weights is not None and len(weights) != len(self.models)):
+            raise ValueError(
+                f"a swarm needs models, and weights for all or none of them, not {len(models)} "
+                f"models and {len(weights or ())} weights"
+            )
         self.method = method
         self._lives = [LiveModel(model, method) for model in self.models]
         self.layout: Layout = self._lives[0].layout

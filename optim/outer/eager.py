@@ -14,7 +14,8 @@ arXiv:2502.12996 (read in a careful summary, not in the text):
 where Theta is equal on all replicas, to the bit: newcomers fetch it, digests compare it
 (test_eager_is_the_papers_rule). Where an average lands before the round is over, it takes the
 offset's place (test_an_average_that_lands_early_takes_the_place_of_the_offset). Where M changes,
-the share is the present one.
+the share is the present one. `own_share` is ours: the paper has M = 2, hence a half; with many
+replicas 1/M throws nearly all of a replica's last round away until its average comes.
 """
 
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Eager(AheadRule):
     def ahead(self, Delta: Tensor, own: State, *, share: float) -> tuple[Tensor, State]:
         """Return one's own share of Nesterov's step, see `AheadRule.ahead`."""
         c = (own["own_momentum"] * self.momentum).add_(Delta)
-        offset = (c * self.momentum).add_(Delta).mul_(-self.lr * share)
+        offset = (c * self.momentum).add_(Delta).mul_(-self.lr * (self.own_share or share))
         return offset, {"own_momentum": c}
 
     def step(

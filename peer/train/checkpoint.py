@@ -1,8 +1,8 @@
 """Checkpoints on disk: a folder that is either whole and ours, or refused with one clear line.
 
     step-00000120/
-        inner.safetensors     replica: parameters, AdamW moments, counters (the trainer writes it)
-        outer.safetensors     anchors and outer state (the wire process writes it)
+        inner.safetensors     replica: parameters, inner optimizer's state, counters (by the trainer)
+        outer.safetensors     anchors and outer state (by the wire process)
         checkpoint.json       whose it is, and size and SHA-256 of the files beside it
 
 Both processes write into a staged folder beside the others; `commit` hashes the files, writes

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from optim.codec.floats import Fp32
+from optim.codec.frame import Frame
 from optim.method import Method, method_named
 from optim.outer.co2 import CO2
 from optim.outer.copy import Outer
 from optim.outer.eager import Eager
+from optim.outer.noloco import NoLoCo
 from optim.outer.plain import Plain
 from optim.presets import PRESETS
 from optim.schedule import Schedule
@@ -257,6 +259,99 @@ def test_pairs_count_the_frames_that_they_send() -> None:
     assert all(sent % frame_bytes == 0 for sent in swarm.sent_bytes)
 
 
+def test_partners_change_so_that_everybody_agrees_in_the_end() -> None:
+    slopes = whole_numbers(8)
+    swarm = LocalSwarm([Slopes() for _ in slopes], small("noloco", H=1))
+    train(swarm, [slides_by(slope) for slope in slopes], 5)
+    apart = torch.stack([swarm.anchor(m) for m in range(8)]).std(0).mean()
+    for _ in range(60):  # nobody trains
+        swarm.step()
+    assert torch.stack([swarm.anchor(m) for m in range(8)]).std(0).mean() < 0.01 * apart
+
+
+class Overheard(Fp32):
+    """Notes what the two ends of a pair are told that the parameters lie near to."""
+
+    def __init__(self) -> None:
+        self.encoded: list[tuple[Tensor, Tensor]] = []
+        self.decoded: list[Tensor] = []
+
+    def encode(self, x: Tensor, *, near: Tensor | None = None, seed: int = 0) -> memoryview:
+        assert near is not None
+        self.encoded.append((x.clone(), near.clone()))
+        return super().encode(x)
+
+    def decode(self, frame: Frame, num_elements: int, *, near: Tensor | None = None) -> Tensor:
+        assert near is not None
+        self.decoded.append(near.clone())
+        return super().decode(frame, num_elements)
+
+
+@pytest.mark.parametrize("tau", [0, 2])
+def test_a_pair_encodes_near_the_senders_anchor_and_decodes_near_the_receivers_parameters(
+    tau: int,
+) -> None:
+    codec = Overheard()
+    swarm = LocalSwarm(
+        copies_of(Mlp(), 2), Method("pairs", Schedule(4, 1, tau), codec, Outer(NoLoCo()))
+    )
+    steps = [AdamStep(seed) for seed in range(2)]
+    train(swarm, steps, 4 + tau)  # now anchors are no longer where they began
+    train(swarm, steps, 3 - tau)
+    for model, step in zip(swarm.models, steps, strict=True):
+        step(model)
+    anchors, thetas = [swarm.anchor(m) for m in range(2)], points_of(swarm)
+    swarm.step()
+    for m, (sent, near) in enumerate(codec.encoded[2:]):
+        assert torch.equal(sent, thetas[m])
+        assert torch.equal(near, anchors[m])
+    near_of_each = [thetas[0], thetas[0], thetas[1], thetas[1]]
+    assert all(torch.equal(a, b) for a, b in zip(codec.decoded[4:], near_of_each, strict=True))
+
+
+# ---- what a codec leaves out
+
+
+class Halves(Fp32):
+    """Loses one half of everything, but nothing of an average."""
+
+    def encode(self, x: Tensor, *, near: Tensor | None = None, seed: int = 0) -> memoryview:
+        return super().encode(x / 2)
+
+    def for_average(self, num_contributions: int) -> Fp32:
+        return Fp32()
+
+
+class HalvesAverages(Fp32):
+    def for_average(self, num_contributions: int) -> Fp32:
+        return Halves()
+
+
+def test_an_average_is_used_as_its_codec_delivers_it() -> None:
+    slopes = whole_numbers(2)
+    method = Method("all", Schedule(4, 1), HalvesAverages(), Outer(Plain()))
+    swarm = LocalSwarm([Slopes() for _ in slopes], method)
+    train(swarm, [slides_by(slope) for slope in slopes], 4)
+    torch.testing.assert_close(swarm.anchor(), -4 * slopes.mean(0) / 2)
+    assert torch.equal(swarm.anchor(0), swarm.anchor(1))
+
+
+@pytest.mark.parametrize("rule", [rule for rule in EXACT_RULES if rule != "eager"])
+@pytest.mark.parametrize("M", [2, 3])
+def test_with_feedback_what_the_codec_left_out_is_owed(rule: str, M: int) -> None:
+    outer = Outer(EXACT_RULES[rule], feedback=1.0)
+    swarm = LocalSwarm(
+        [Slopes() for _ in range(M)], Method("all", Schedule(4, 2, 3), Halves(), outer)
+    )
+    slopes = whole_numbers(M)
+    train(swarm, [slides_by(slope) for slope in slopes], 22)
+    swarm.finish()
+    owed = [torch.cat([copy.own["residual"] for copy in copies]) for copies in swarm.copies]
+    assert all(residual.any() for residual in owed)
+    in_all = torch.stack(owed).mean(0) - swarm.anchor()
+    torch.testing.assert_close(in_all, 22 * slopes.mean(0), rtol=0, atol=1e-3)
+
+
 # ---- who is there, and how much they count
 
 
@@ -401,3 +496,11 @@ def test_bf16_models_have_anchors_in_fp32() -> None:
     assert swarm.anchor().dtype == torch.float32
     assert all(p.dtype == torch.bfloat16 for m in swarm.models for p in m.parameters())
     assert torch.equal(points_of(swarm)[0].float(), swarm.anchor().bfloat16().float())
+
+
+def test_weights_for_some_replicas_only_are_refused() -> None:
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="weights for all or none"):
+        LocalSwarm([model, model], method_named("diloco"), weights=[1.0])
+    with pytest.raises(ValueError, match="needs models"):
+        LocalSwarm([], method_named("diloco"))
