@@ -34,6 +34,7 @@ class Eager(AheadRule):
     Attributes:
         lr: eta, positive.
         momentum: mu, in [0, 1).
+        own_share: In [0, 1], in place of 1/M in the offset; 0 is 1/M, the paper's.
 
     Raises:
         ValueError: A constant is out of its range.
@@ -41,9 +42,12 @@ class Eager(AheadRule):
 
     lr: float = 0.4
     momentum: float = 0.9
+    own_share: float = 0.0
 
     def __post_init__(self) -> None:
         require_rates(self.lr, self.momentum)
+        if not 0 <= self.own_share <= 1:
+            raise ValueError(f"own_share must be between 0 and 1, not {self.own_share}")
 
     def init_own(self, num_elements: int) -> State:
         """Return a momentum of zeros for one's own pseudo-gradients."""

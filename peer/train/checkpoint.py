@@ -1,7 +1,7 @@
 """Checkpoints on disk: a folder that is either whole and ours, or refused with one clear line.
 
     step-00000120/
-        inner.safetensors     replica: parameters, inner optimizer's state, counters (by the trainer)
+        inner.safetensors     replica: parameters, inner optimizer, counters (by the trainer)
         outer.safetensors     anchors and outer state (by the wire process)
         checkpoint.json       whose it is, and size and SHA-256 of the files beside it
 

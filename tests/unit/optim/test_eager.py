@@ -150,3 +150,15 @@ def test_a_larger_share_goes_farther_ahead() -> None:
 def test_constants_out_of_range_are_refused(lr: float, momentum: float) -> None:
     with pytest.raises(ValueError, match=r"lr must be|momentum must be"):
         Eager(lr, momentum)
+
+
+def test_an_own_share_of_one_mth_is_the_papers_and_moves_no_anchor() -> None:
+    Delta, anchor = torch.tensor([1.0, -2.0, 0.5]), torch.zeros(3)
+    paper, ours, half = Eager(0.7, 0.5), Eager(0.7, 0.5, 0.25), Eager(0.7, 0.5, 0.5)
+    offset, _ = paper.ahead(Delta, paper.init_own(3), share=0.25)
+    assert torch.equal(ours.ahead(Delta, ours.init_own(3), share=0.1)[0], offset)
+    torch.testing.assert_close(half.ahead(Delta, half.init_own(3), share=0.25)[0], 2 * offset)
+    landed = [rule.step(anchor, Delta.view(1, 3), rule.init_state(3))[0] for rule in (paper, half)]
+    assert torch.equal(*landed)
+    with pytest.raises(ValueError, match="own_share must be"):
+        Eager(own_share=1.1)
