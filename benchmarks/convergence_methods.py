@@ -35,12 +35,29 @@ def _at(lr: float, H: int = 30, *, inner: str = "muon", preset: str = "", **axes
 CHOSEN: dict[str, Setting] = {
     "data_parallel": Setting(0.012),
     "alone": Setting(0.012),
-    "diloco": _at(0.012, outer={"lr": 0.7, "momentum": 0.6}),
+    "diloco": _at(0.008, outer={"lr": 0.6, "momentum": 0.6}),
+    "streaming": _at(0.012, outer={"lr": 0.6, "momentum": 0.6}),
+    "eager": _at(
+        0.008,
+        schedule={"overlap_steps": 30},
+        outer={"lr": 0.7, "momentum": 0.4, "own_share": 0.5},
+    ),
+    "co2": _at(
+        0.012,
+        schedule={"overlap_steps": 30},
+        outer={"lr": 0.8, "momentum": 0.6, "gap": "norm", "keep": 0.5},
+    ),
+    "noloco": _at(0.008, outer={"lr": 0.7, "momentum": 0.5, "gamma": 0.7}),
+    "gossip-stream": _at(
+        0.012,
+        schedule={"overlap_steps": 1},
+        outer={"lr": 0.7, "momentum": 0.5, "gamma": 0.7},
+    ),
+    "sparseloco": _at(
+        0.012, codec={"name": "topk", "feedback": 0.95, "kept": 512}, outer={"lr": 1.3}
+    ),
 }
 """What the figures are measured with."""
 
-SWEEPS: dict[str, list[Setting]] = {
-    "data_parallel": [Setting(lr) for lr in (0.006, 0.012, 0.02)]
-    + [Setting(lr, inner="adamw") for lr in (0.004, 0.008, 0.016)],
-}
+SWEEPS: dict[str, list[Setting]] = {}
 """What was tried."""
