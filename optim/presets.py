@@ -41,7 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "mixing": "all",
         "schedule": {"interval_steps": 100, "fragments": 1, "overlap_steps": 100},
         "codec": {"name": "fp32"},
-        "outer": {"rule": "eager", "lr": 0.4, "momentum": 0.9},
+        "outer": {"rule": "eager", "lr": 0.7, "momentum": 0.4, "own_share": 0.5},
     },
     "co2": {
         "mixing": "all",

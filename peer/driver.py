@@ -18,10 +18,9 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from torch import Tensor
-
 from peer.exchanges import new_exchange
 from peer.mixing import Mixing
+from peer.moves import Moves
 from peer.net.refusals import RefusalLog
 from peer.ports import Blob, Wire
 from peer.status import PeerStatus
@@ -83,11 +82,7 @@ class Driver:
         self._life = life
         self._machines: list[Exchange] = []
         self._timers: dict[int, asyncio.TimerHandle] = {}
-        self._departed_tokens: dict[int, int] = {}
-        self._departed_steps: dict[int, int] = {}
-        self._offered_tokens: dict[bytes, int] = {}
-        self._turns = [asyncio.Lock() for _ in mixing.outer]
-        """Of each fragment: whatever changes its outer copy and its live parameters does both."""
+        self._moves = Moves(mixing, self._make, lambda: status.step)
         self._newest_task: dict[bytes, asyncio.Task[None]] = {}
         """Of each exchange: offer, reduction and landing follow one another."""
         self._offers: OrderedDict[bytes, frozenset[PeerId]] = OrderedDict()
@@ -97,7 +92,6 @@ class Driver:
         self._refusals = RefusalLog(logger)
         self._made = asyncio.Event()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._trainer: TrainerPort | None = None
         self._wire: Wire | None = None
         self.on_landed: Callable[[int], None] = lambda round: None
         """Called with the round whenever all fragments have landed once more."""
@@ -108,7 +102,8 @@ class Driver:
 
     def begin(self, trainer: TrainerPort, wire: Wire) -> None:
         """Makes the machines, at the rounds of the mixing; from now on events count."""
-        self._trainer, self._wire = trainer, wire
+        self._wire = wire
+        self._moves.begin(trainer)
         self.mixing.landed = list(self.mixing.outer)
         for fragment, outer in enumerate(self.mixing.outer):
             config = ExchangeConfig(
@@ -160,7 +155,7 @@ class Driver:
 
     def on_departed(self, departed: lines.Departed) -> None:
         """The trainer left a snapshot."""
-        self._on_asked(departed)
+        self._moves.on_departed(departed)
         if self._machines:
             self._offer_snapshot(departed.fragment)
 
@@ -236,9 +231,8 @@ class Driver:
 
     def _offer_snapshot(self, fragment: int) -> None:
         """A snapshot in our hands is always the machine's as soon as it can use it."""
-        machine, trainer = self._machines[fragment], self._trainer
-        tokens = self._departed_tokens.get(fragment)
-        if trainer and trainer.has_snapshot(fragment) and tokens and machine.phase is Phase.IDLE:
+        machine, tokens = self._machines[fragment], self._moves.tokens(fragment)
+        if tokens and machine.phase is Phase.IDLE:
             self._feed(fragment, lambda machine, now_s: machine.on_departed(tokens, now_s=now_s))
 
     def _perform(self, effect: Effect) -> None:
@@ -249,7 +243,7 @@ class Driver:
                 self._offers[effect.exchange_id] = frozenset(effect.members)
                 while len(self._offers) > REMEMBERED_OFFERS:
                     self._offers.popitem(last=False)
-                self._spawn_after(effect.exchange_id, lambda: self._offer(effect))
+                self._spawn_after(effect.exchange_id, lambda: self._moves.offer(effect))
             case Reduce():
                 exchange_id = effect.ref.exchange_id
                 self._spawn_after(
@@ -259,7 +253,7 @@ class Driver:
                 self._newest_task.pop(effect.exchange_id, None)
                 for task in self._fetches.pop(effect.exchange_id, ()):
                     task.cancel()
-                self._spawn(self._discard(effect))
+                self._spawn(self._moves.discard(effect))
             case Fetch():
                 task = self._spawn(self._fetch(effect))
                 tasks = self._fetches.setdefault(effect.ref.exchange_id, set())
@@ -283,52 +277,11 @@ class Driver:
                 lambda machine, now_s: machine.on_unreachable(effect.dst, now_s=now_s),
             )
 
-    async def _offer(self, effect: Offer) -> None:
-        """Offers what the trainer has now: the others may have kept us waiting for many steps."""
-        fragment = effect.fragment
-        async with self._turns[fragment]:
-            if self._status.step > self._departed_steps.get(fragment, 0):
-                self._on_asked(await self._port.refresh(fragment))
-            theta = self._port.snapshot(fragment)
-            start = await self._make(lambda: self.mixing.offer(effect, theta))
-            self._offered_tokens[effect.exchange_id] = tokens = self._departed_tokens[fragment]
-            if start is not None:  # the method does not wait for the average
-                await self._move(fragment, start, base=None, tokens=tokens)
-
-    async def _discard(self, effect: Discard) -> None:
-        fragment = effect.fragment
-        async with self._turns[fragment]:
-            tokens = self._offered_tokens.pop(effect.exchange_id, 0)
-            start = self.mixing.outer[fragment].copy.start
-            back = await self._make(lambda: self.mixing.discard(fragment, effect.exchange_id))
-            if back is not None:
-                await self._move(fragment, back, base=start, tokens=-tokens)
-                await self._depart(fragment)  # to offer it again
-
-    async def _move(
-        self, fragment: int, start: Tensor, *, base: Tensor | None, tokens: int = 0
-    ) -> None:
-        """Moves the live parameters from where they set out to another start, the steps on top."""
-        outer = self.mixing.outer[fragment]
-        gives_way = base is not None and await self._port.depart(fragment) is None
-        await self._port.land(fragment, outer.round, start, base=base, tokens=tokens)
-        self.mixing.landed[fragment] = outer
-        if gives_way:  # the move took the place of a snapshot that is still to be offered
-            await self._depart(fragment)
-
-    async def _depart(self, fragment: int) -> None:
-        if departed := await self._port.depart(fragment):
-            self._on_asked(departed)
-
     async def _make(self, job: Callable[[], Result]) -> Result:
         result = await self._job(job)
         self._made.set()
         self._made.clear()  # whoever waited has been woken; the next one waits for the next thing
         return result
-
-    def _on_asked(self, departed: lines.Departed) -> None:
-        self._departed_tokens[departed.fragment] = departed.tokens
-        self._departed_steps[departed.fragment] = departed.step
 
     async def _fetch(self, effect: Fetch) -> None:
         src, ref = effect.src, effect.ref
@@ -357,18 +310,7 @@ class Driver:
         self._feed(ref.fragment, lambda machine, now_s: machine.on_fetched(src, ref, now_s=now_s))
 
     async def _land(self, effect: Land) -> None:
-        fragment = effect.fragment
-        async with self._turns[fragment]:
-            old = self.mixing.outer[fragment].copy
-            tokens = self._offered_tokens.pop(effect.exchange_id, 0)
-            new = await self._job(lambda: self.mixing.land(effect))
-            if effect.rebase_on_anchor or self.mixing.goes_ahead:
-                await self._move(fragment, new.copy.start, base=old.start)
-            else:
-                await self._port.land(
-                    fragment, new.round, new.anchor, base=None, tokens=tokens, is_planned=True
-                )
-                self.mixing.landed[fragment] = new
+        new, tokens = await self._moves.land(effect)
         self._count_rounds()
         status = self._status
         status.exchanges_done += 1
@@ -398,14 +340,7 @@ class Driver:
                 BlobRef("state", fragment),
                 max_bytes=self.mixing.state_bytes(fragment),
             )
-            async with self._turns[fragment]:
-                old = self.mixing.outer[fragment]
-                if blob.round < old.round:
-                    raise NotAvailable(f"{effect.src} is only at round {blob.round} itself")
-                new = await self._job(
-                    lambda: self.mixing.load_state_blob(fragment, blob.data, blob.round)
-                )
-                await self._move(fragment, new.copy.start, base=old.copy.start)
+            new = await self._moves.take_over(fragment, blob)
             self._count_rounds()
             self._events.write("caught_up", fragment=fragment, round=new.round, src=effect.src)
         except (TransportError, RemoteError) as error:
@@ -431,11 +366,6 @@ class Driver:
         self._events.write(effect.event, **effect.fields)
 
     # ---- plumbing
-
-    @property
-    def _port(self) -> TrainerPort:
-        assert self._trainer is not None, "begin() comes first"
-        return self._trainer
 
     @property
     def _net(self) -> Wire:

@@ -79,7 +79,7 @@ def test_a_presets_name_means_all_its_axes(name: str) -> None:
         ),
         (
             {"preset": "diloco", "outer": {"rule": "nesterov", "lr": 1.0}},
-            {"outer": {"rule": "nesterov", "constants": {"lr": 1.0, "momentum": 0.9}}},
+            {"outer": {"rule": "nesterov", "constants": {"lr": 1.0, "momentum": 0.6}}},
         ),
         (
             {"preset": "diloco", "mixing": "pairs", "outer": {"rule": "noloco", "gamma": 0.5}},
