@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from peer.method import codec_of, layout_of_run
+from peer.method import method_of_run
 from peer.net.config import WireConfig
 from peer.net.directory_hivemind import HivemindDirectory
 from peer.net.wire import GrpcWire
 from peer.ports import Blob
 from peer.presence import Presence
 from peer.run_folder import Run, read_run
+from peer.train.model import layout_of_run
 from protocol.card import Card
 from protocol.errors import NotAvailable, RunMismatch
 from protocol.identity import Identity, PeerId
@@ -122,7 +123,7 @@ async def test_strangers_change_nothing(swarm: Swarm) -> None:
 
     # A member of the run that breaks its limits, and poisons every exchange.
     size = layout_of_run(run.manifest).num_elements
-    codec = codec_of(run.manifest)
+    codec = method_of_run(run.manifest).codec
     frame = bytearray(codec.frame_bytes(size))
     frame[-2:] = b"\x80\x7f"  # the last value becomes infinite
     inbox = Poisoner(bytes(frame))
