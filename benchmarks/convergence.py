@@ -177,6 +177,7 @@ def _table(results: list[dict[str, Any]], labels: dict[str, str]) -> list[dict[s
             "method": name,
             "loss": round(mean(losses), 4),
             "range": f"{min(losses):.4f}-{max(losses):.4f}",
+            "tuning_text_loss": round(mean(r["tuning_loss"] for r in group), 4),
         }
         for other in ("data_parallel", "diloco"):
             if other in base:
@@ -218,10 +219,11 @@ def draw(results: list[dict[str, Any]], labels: dict[str, str], path: Path) -> N
         ]
         tokens = [s * group[0]["tokens"] / group[0]["trial"]["steps"] / 1e6 for s, _, _ in points]
         losses = [loss for _, _, loss in points]
-        style = {"linestyle": "--"} if name in ("data_parallel", "alone") else {}
-        by_tokens.plot(tokens, losses, label=name, **style)
+        style = "--" if name in ("data_parallel", "alone") else "-"
+        (line,) = by_tokens.plot(tokens, losses, style, label=name)
         if points[-1][1]:
-            by_bytes.plot([sent / 1e6 for _, sent, _ in points], losses, label=name, **style)
+            megabytes = [sent / 1e6 for _, sent, _ in points]
+            by_bytes.plot(megabytes, losses, style, color=line.get_color())
     by_tokens.set(xlabel="million bytes of text, all replicas", ylabel="validation loss, nats/byte")
     by_bytes.set(xlabel="MB sent by one replica", xscale="log")
     lowest = min(r["curve"][-1][2] for r in results)

@@ -16,7 +16,7 @@ def eager(*, tau: int = H, lr: float = 0.4, momentum: float = 0.9) -> Method:
     return method_named(
         "eager",
         schedule={"interval_steps": H, "overlap_steps": tau},
-        outer={"lr": lr, "momentum": momentum},
+        outer={"lr": lr, "momentum": momentum, "own_share": 0.0},
     )
 
 

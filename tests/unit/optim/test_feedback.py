@@ -178,5 +178,5 @@ def test_wrong_shapes_and_decays_are_refused() -> None:
             feedback = feedback.deliver(torch.ones(4), wrong)
     assert feedback.residual.tolist() == [1.0] * 4
     for decay in (-0.1, 1.1, math.nan):
-        with pytest.raises(ValueError, match="decay must be"):
+        with pytest.raises(ValueError, match="decay of a residual must be"):
             ErrorFeedback(torch.ones(4), decay)

@@ -32,6 +32,7 @@ def streaming(H: int, *, codec: str = "fp32", **schedule: Any) -> Method:
         "streaming",
         schedule={**plain, "interval_steps": H, **schedule},
         codec={"name": codec},
+        outer={"lr": 0.4, "momentum": 0.9},
     )
 
 

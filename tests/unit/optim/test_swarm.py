@@ -394,7 +394,7 @@ def test_eager_shares_are_those_of_the_weights() -> None:
     method = method_named(
         "eager",
         schedule={"interval_steps": 4, "overlap_steps": 4},
-        outer={"lr": lr, "momentum": 0.0},
+        outer={"lr": lr, "momentum": 0.0, "own_share": 0.0},
     )
     slopes = whole_numbers(2)
     swarm = LocalSwarm([Slopes() for _ in slopes], method, weights=weights)
