@@ -26,15 +26,17 @@ class Method:
     """TOML. DiLoCo's momentum of 0.9 pays off after hundreds of rounds; the demo has 45."""
     overlap_frac: float = 0.0
     """Of the interval, which part an exchange may take."""
+    kept: int | None = None
+    """Of topk; the preset's 64 of 4096 need more rounds than the demo has."""
 
 
 METHODS = {
     "diloco": Method("int8", 20, "lr = 0.8\nmomentum = 0.3"),
     "streaming": Method("int4", 20, "lr = 0.8\nmomentum = 0.3", 0.05),
     "noloco": Method("bf16", 15, "lr = 0.7\nmomentum = 0.5\ngamma = 0.7"),
-    "eager": Method("int8", 20, "lr = 0.8\nmomentum = 0.3", 1.0),
-    "co2": Method("int8", 20, "lr = 1.0\nmomentum = 0.2", 1.0),
-    "sparseloco": Method("topk", 20, "lr = 1.0"),
+    "eager": Method("int8", 20, "lr = 0.7\nmomentum = 0.4", 1.0),
+    "co2": Method("int8", 20, "lr = 0.8\nmomentum = 0.6", 1.0),
+    "sparseloco": Method("topk", 20, "lr = 1.3", kept=512),
     "gossip-stream": Method("mod8", 15, "lr = 0.7\nmomentum = 0.5\ngamma = 0.7", 0.25),
 }
 """What the demo can play: each preset, with constants for its few rounds."""
@@ -130,7 +132,7 @@ def run_toml(method: str, *, seed: int, steps: int) -> str:
         raise ConfigError(f"the demo can play {', '.join(METHODS)}, not {method!r}")
     if steps < FEWEST_STEPS:
         raise ConfigError(f"the demo needs at least {FEWEST_STEPS} steps, not {steps}")
-    interval = interval_of(method, steps)
+    interval, kept = interval_of(method, steps), METHODS[method].kept
     return f"""\
 # What all peers of the demo agree on; `thinwire new` makes it a manifest.
 name = "demo"
@@ -161,6 +163,7 @@ overlap_steps = {round(METHODS[method].overlap_frac * interval)}
 
 [method.codec]
 name = "{METHODS[method].codec}"
+{"" if kept is None else f"kept = {kept}"}
 
 [method.outer]
 {METHODS[method].outer}
