@@ -132,6 +132,7 @@ SWEEPS: dict[str, list[Setting]] = {
         _at(0.008, outer={"lr": 0.7, "momentum": 0.5, "gamma": 0.7}),
     ],
     "gossip-stream": [
+        _at(0.012, schedule={"overlap_steps": 1}, outer={"lr": 0.7, "momentum": 0.5, "gamma": 0.7}),
         _at(0.012, schedule={"overlap_steps": 1}, outer={"lr": 0.7, "momentum": 0.6, "gamma": 0.7}),
         _at(0.008, schedule={"overlap_steps": 1}, outer={"lr": 0.7, "momentum": 0.5, "gamma": 0.7}),
     ],

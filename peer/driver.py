@@ -241,7 +241,7 @@ class Driver:
                 self._spawn(self._send(effect))
             case Offer():
                 self._offers[effect.exchange_id] = frozenset(effect.members)
-                while len(self._offers) > REMEMBERED_OFFERS:
+                while len(self._offers) > max(REMEMBERED_OFFERS, 2 * len(self._machines)):
                     self._offers.popitem(last=False)
                 self._spawn_after(effect.exchange_id, lambda: self._moves.offer(effect))
             case Reduce():

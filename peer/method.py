@@ -25,7 +25,7 @@ def method_of_run(manifest: Manifest) -> Method:
             mixing=spec.mixing,
             schedule=_given(spec.schedule.model_dump()),
             codec=_given(spec.codec.model_dump()),
-            outer={"rule": spec.outer.rule, **spec.outer.constants},
+            outer={**spec.outer.constants, "rule": spec.outer.rule},
         )
     except (ValueError, TypeError) as error:
         raise ConfigError(f"method: {error}") from None

@@ -45,9 +45,9 @@ class OuterState:
 
 @dataclass(slots=True)
 class _Bench:
-    """What lies on the table for one exchange."""
+    """What lies on the table for one exchange of a fragment."""
 
-    fragment: int
+    has_landed: bool = False
     theta: Tensor | None = None
     departure: Departure | None = None
     parts: list[Frame] = field(default_factory=list)
@@ -81,7 +81,8 @@ class Mixing:
             self.outer.append(_state_of(rule.first(part)))
         self.landed = list(self.outer)
         """As `outer`, but only what the trainer has landed: what a checkpoint may hold."""
-        self._benches: OrderedDict[bytes, _Bench] = OrderedDict()
+        self._benches: OrderedDict[tuple[int, bytes], _Bench] = OrderedDict()
+        """By fragment and exchange: ids come from others, who may use one twice."""
 
     @property
     def goes_ahead(self) -> bool:
@@ -122,6 +123,7 @@ class Mixing:
             ThinwireError: the parameters are not finite any more.
         """
         fragment, num_parts = effect.fragment, effect.num_parts
+        self._benches.pop((fragment, effect.exchange_id), None)  # what an id used twice left
         bench, old = self._bench(fragment, effect.exchange_id), self.outer[fragment]
         copy, departure = self._rule.depart(old.copy, theta, share=1 / num_parts)
         sizes = [self.part_elements(fragment, part, num_parts) for part in range(num_parts)]
@@ -150,6 +152,8 @@ class Mixing:
         """
         ref = effect.ref
         bench = self._bench(ref.fragment, ref.exchange_id)
+        if bench.has_landed:
+            raise MalformedMessage("an exchange that has landed here already")
         size = self.part_elements(ref.fragment, ref.part, effect.num_parts)
         try:
             if ref.kind == "part":
@@ -209,7 +213,7 @@ class Mixing:
             ]
             sent = map(self._codec.decode, bench.parts, sizes)
             copy = self._rule.deliver(copy, departure, torch.cat(list(sent)))
-        bench.theta = None
+        bench.theta, bench.has_landed = None, True
         self.outer[fragment] = _state_of(copy)
         return self.outer[fragment]
 
@@ -219,7 +223,7 @@ class Mixing:
         Returns:
             Where the live parameters' start moves back to, `[m]`, if they had gone on without it.
         """
-        bench = self._benches.pop(exchange_id, None)
+        bench = self._benches.pop((fragment, exchange_id), None)
         if bench is None or bench.departure is None:
             return None
         old = self.outer[fragment]
@@ -229,8 +233,8 @@ class Mixing:
 
     def blob(self, ref: BlobRef) -> Frame | None:
         """Returns a `part` or `average` that we can serve, or None if we have it not (yet)."""
-        bench = self._benches.get(ref.exchange_id)
-        if bench is None or bench.fragment != ref.fragment:
+        bench = self._benches.get((ref.fragment, ref.exchange_id))
+        if bench is None:
             return None
         if ref.kind == "part":
             return bench.parts[ref.part] if ref.part < len(bench.parts) else None
@@ -279,10 +283,10 @@ class Mixing:
         return int.from_bytes(digest[:8])
 
     def _bench(self, fragment: int, exchange_id: bytes) -> _Bench:
-        bench = self._benches.get(exchange_id)
+        bench = self._benches.get((fragment, exchange_id))
         if bench is None:
-            bench = self._benches[exchange_id] = _Bench(fragment)
-            same = [key for key, value in self._benches.items() if value.fragment == fragment]
+            bench = self._benches[fragment, exchange_id] = _Bench()
+            same = [key for key in self._benches if key[0] == fragment]
             for key in same[:-1]:
                 self._benches[key].parts = []  # whoever was in that exchange has had a whole round
             for key in same[:-KEPT_EXCHANGES]:

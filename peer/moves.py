@@ -44,7 +44,7 @@ class Moves:
         self._trainer: TrainerPort | None = None
         self._turns = [asyncio.Lock() for _ in mixing.outer]
         self._departed: dict[int, lines.Departed] = {}
-        self._offered_tokens: dict[bytes, int] = {}
+        self._offered_tokens: dict[tuple[int, bytes], int] = {}
 
     def begin(self, trainer: TrainerPort) -> None:
         """Says whose live parameters they are; comes before any move."""
@@ -71,7 +71,7 @@ class Moves:
                 self.on_departed(departed)
             theta = self._port.snapshot(fragment)
             start = await self._job(lambda: self._mixing.offer(effect, theta))
-            self._offered_tokens[effect.exchange_id] = departed.tokens
+            self._offered_tokens[fragment, effect.exchange_id] = departed.tokens
             if start is not None:  # the method does not wait for the average
                 await self._move(fragment, start, base=None, tokens=departed.tokens)
 
@@ -79,7 +79,7 @@ class Moves:
         """Forgets an exchange, and gives back what had gone on without it."""
         fragment = effect.fragment
         async with self._turns[fragment]:
-            tokens = self._offered_tokens.pop(effect.exchange_id, 0)
+            tokens = self._offered_tokens.pop((fragment, effect.exchange_id), 0)
             start = self._mixing.outer[fragment].copy.start
             back = await self._job(lambda: self._mixing.discard(fragment, effect.exchange_id))
             if back is not None:
@@ -91,7 +91,7 @@ class Moves:
         fragment = effect.fragment
         async with self._turns[fragment]:
             old = self._mixing.outer[fragment].copy
-            tokens = self._offered_tokens.pop(effect.exchange_id, 0)
+            tokens = self._offered_tokens.pop((fragment, effect.exchange_id), 0)
             new = await self._job(lambda: self._mixing.land(effect))
             if effect.rebase_on_anchor or self._mixing.goes_ahead:
                 await self._move(fragment, new.copy.start, base=old.start)

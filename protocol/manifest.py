@@ -21,6 +21,8 @@ _SIGNATURE_DOMAIN = b"thinwire manifest 1\0"
 
 Frac = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=1 << 20)]
+"""Of a model, which a stranger's manifest may ask us to build."""
 
 
 class Spec(BaseModel):
@@ -33,10 +35,10 @@ class ModelSpec(Spec):
     """A decoder-only transformer: RMSNorm, rotary positions, gated or plain feed-forward."""
 
     kind: Literal["transformer"] = "transformer"
-    dim: Count = 128
-    layers: Count = 4
-    heads: Count = 4
-    ffn_dim: Count = 352
+    dim: Size = 128
+    layers: Annotated[int, Field(ge=1, le=4096)] = 4
+    heads: Size = 4
+    ffn_dim: Size = 352
     activation: Literal["swiglu", "gelu"] = "swiglu"
     context: Annotated[int, Field(ge=8)] = 128
     tied_embeddings: bool = True
@@ -93,7 +95,8 @@ class ScheduleSpec(Spec):
     """H, inner steps between two departures of one fragment."""
     fragments: Annotated[int, Field(ge=1, le=1024)] = 1
     overlap_steps: Annotated[int, Field(ge=0)] = 0
-    """tau: a landing waits at least so many steps; 0 lands as soon as it is there."""
+    """tau: a landing waits at least so many steps; 0 lands as soon as it is there, and so do rules
+    that go ahead (eager, co2)."""
     pattern: Literal["balanced", "sequential", "strided"] = "balanced"
     """How tensors are dealt to fragments."""
     separate_embeddings: bool = False

@@ -327,3 +327,28 @@ def test_what_we_have_not_is_not_served(ref: BlobRef) -> None:
     mixing.offer(offer_of(2), vectors(1)[0])
     mixing.reduce(Reduce(BlobRef("average", fragment=0, exchange_id=ID, part=0), 10))
     assert mixing.blob(ref) is None
+
+
+def test_an_exchange_id_used_for_two_fragments_is_two_exchanges() -> None:
+    mixing = mixing_of(num_fragments=2)
+    exchange_id = bytes(16)
+    for fragment, span in enumerate(mixing.layout.fragments):
+        theta = torch.full((len(span),), fragment + 1.0)
+        mixing.offer(offer_of(1, exchange_id, fragment), theta)
+    parts = [mixing.blob(BlobRef("part", fragment, exchange_id)) for fragment in (0, 1)]
+    assert None not in parts
+    assert parts[0] != parts[1]
+
+
+def test_an_exchange_that_has_landed_takes_nothing_in_any_more() -> None:
+    mixing = mixing_of(num_fragments=1)
+    exchange_id = bytes(16)
+    mixing.offer(offer_of(1, exchange_id, 0), torch.zeros(len(mixing.layout.fragments[0])))
+    average = BlobRef("average", 0, exchange_id)
+    mixing.reduce(Reduce(average, own_tokens=1))
+    mixing.land(Land(0, 0, exchange_id, 1))
+    frame = mixing.blob(average)
+    assert frame is not None
+    with pytest.raises(MalformedMessage, match="has landed here already"):
+        mixing.collect(Fetch(PeerId("liar"), average, 1), memoryview(frame))
+    assert mixing.blob(average) is frame
