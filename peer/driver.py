@@ -85,6 +85,7 @@ class Driver:
         self._moves = Moves(mixing, self._make, lambda: status.step)
         self._newest_task: dict[bytes, asyncio.Task[None]] = {}
         """Of each exchange: offer, reduction and landing follow one another."""
+        self._discards: dict[bytes, asyncio.Task[None]] = {}
         self._offers: OrderedDict[bytes, frozenset[PeerId]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._fetches: dict[bytes, set[asyncio.Task[None]]] = {}
@@ -253,7 +254,8 @@ class Driver:
                 self._newest_task.pop(effect.exchange_id, None)
                 for task in self._fetches.pop(effect.exchange_id, ()):
                     task.cancel()
-                self._spawn(self._moves.discard(effect))
+                task = self._discards[effect.exchange_id] = self._spawn(self._moves.discard(effect))
+                task.add_done_callback(lambda _: self._discards.pop(effect.exchange_id, None))
             case Fetch():
                 task = self._spawn(self._fetch(effect))
                 tasks = self._fetches.setdefault(effect.ref.exchange_id, set())
@@ -288,6 +290,8 @@ class Driver:
         expected = self.mixing.fetch_bytes(effect)
         try:
             blob = await self._net.fetch(src, ref, max_bytes=expected)
+            if discard := self._discards.get(ref.exchange_id):
+                await asyncio.wait((discard,))  # or it would take away what we collect
             if offer := self._newest_task.get(ref.exchange_id):
                 await asyncio.wait((offer,))  # parameters are decoded as what lies near ours
             await self._job(lambda: self.mixing.collect(effect, blob.data))
