@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from peer.train.model import _NORM_EPS, Transformer, _rotary_table, _rotate
+from peer.train.model import NORM_EPS, Transformer, rotary_table, rotate
 
 _MOMENTUM, _NS_STEPS, _NS = 0.95, 5, (3.4445, -4.7750, 2.0315)
 _BETAS = (0.9, 0.95)
@@ -74,13 +74,13 @@ class Replicas:
         table = P["embedding.weight"]
         offsets = torch.arange(M, device=tokens_MBT.device).view(M, 1, 1) * table.shape[1]
         x = functional.embedding(tokens_MBT + offsets, table.flatten(0, 1)).view(M, B * T, D)
-        rotary = _rotary_table(T, D // N, device=x.device)
+        rotary = rotary_table(T, D // N, device=x.device)
         for layer in range(self._spec.layers):
             at = f"blocks.{layer}."
             qkv = _linear(_norm(x, P[at + "attention_norm.weight"]), P[at + "attention.qkv.weight"])
             q, k, v = qkv.view(M * B, T, 3, N, D // N).permute(2, 0, 3, 1, 4)
             mixed = functional.scaled_dot_product_attention(
-                _rotate(q, rotary), _rotate(k, rotary), v, is_causal=True
+                rotate(q, rotary), rotate(k, rotary), v, is_causal=True
             )
             mixed = mixed.transpose(1, 2).reshape(M, B * T, D)
             x = x + _linear(mixed, P[at + "attention.out.weight"])
@@ -122,7 +122,7 @@ def _linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _norm(x: Tensor, gain_MD: Tensor) -> Tensor:
-    return functional.rms_norm(x, x.shape[-1:], eps=_NORM_EPS) * gain_MD.unsqueeze(1)
+    return functional.rms_norm(x, x.shape[-1:], eps=NORM_EPS) * gain_MD.unsqueeze(1)
 
 
 def _newton_schulz(G: Tensor) -> Tensor:

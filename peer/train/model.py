@@ -22,7 +22,7 @@ VOCAB_SIZE = {"bytes": 256}
 
 _INIT_STD = 0.02
 _ROTARY_BASE = 10_000.0
-_NORM_EPS = 1e-5
+NORM_EPS = 1e-5
 
 
 class Attention(nn.Module):
@@ -40,7 +40,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x_BTD).view(B, T, 3, self.heads, D // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, N, T, W]
         mixed = functional.scaled_dot_product_attention(
-            _rotate(q, rotary), _rotate(k, rotary), v, is_causal=True
+            rotate(q, rotary), rotate(k, rotary), v, is_causal=True
         )
         attended: Tensor = self.out(mixed.transpose(1, 2).reshape(B, T, D))
         return attended
@@ -72,9 +72,9 @@ class Block(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(spec.dim, eps=_NORM_EPS)
+        self.attention_norm = nn.RMSNorm(spec.dim, eps=NORM_EPS)
         self.attention = Attention(spec)
-        self.ffn_norm = nn.RMSNorm(spec.dim, eps=_NORM_EPS)
+        self.ffn_norm = nn.RMSNorm(spec.dim, eps=NORM_EPS)
         self.ffn = FeedForward(spec)
 
     def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
@@ -97,7 +97,7 @@ class Transformer(nn.Module):
         self.spec = spec
         self.embedding = nn.Embedding(vocab_size, spec.dim)
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.layers))
-        self.norm = nn.RMSNorm(spec.dim, eps=_NORM_EPS)
+        self.norm = nn.RMSNorm(spec.dim, eps=NORM_EPS)
         # Tied: the head reads the embedding, so that the weights appear once in the flat vector.
         self.head = None if spec.tied_embeddings else nn.Linear(spec.dim, vocab_size, bias=False)
 
@@ -109,7 +109,7 @@ class Transformer(nn.Module):
         """
         x_BTD = self.embedding(tokens_BT)
         width = self.spec.dim // self.spec.heads
-        rotary = _rotary_table(tokens_BT.shape[1], width, device=tokens_BT.device)
+        rotary = rotary_table(tokens_BT.shape[1], width, device=tokens_BT.device)
         for block in self.blocks:
             x_BTD = block(x_BTD, rotary)
         head = self.embedding if self.head is None else self.head
@@ -187,16 +187,18 @@ def loss(logits: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
-def _rotary_table(length: int, width: int, *, device: torch.device) -> tuple[Tensor, Tensor]:
-    # [T, W/2] cosines and sines. Computed on each forward: it costs nothing beside one matmul, and
-    # a cached table would be a buffer that must follow the model to its device.
+def rotary_table(length: int, width: int, *, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines `[length, width / 2]` of the rotary positions."""
+    # Computed on each forward: it costs nothing beside one matmul, and a cached table would be a
+    # buffer that must follow the model to its device.
     exponents = torch.arange(0, width, 2, device=device, dtype=torch.float32) / width
     positions = torch.arange(length, device=device, dtype=torch.float32)
     angles = positions[:, None] * _ROTARY_BASE**-exponents
     return angles.cos(), angles.sin()
 
 
-def _rotate(x_BNTW: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x_BNTW: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Return queries or keys turned by their positions, see `rotary_table`."""
     cos, sin = (table.to(x_BNTW.dtype) for table in rotary)
     first, second = x_BNTW.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
