@@ -25,7 +25,7 @@ class Method:
     outer: str
     """TOML. DiLoCo's momentum of 0.9 pays off after hundreds of rounds; the demo has 45."""
     overlap_frac: float = 0.0
-    """Of the interval, which part an exchange may take."""
+    """tau as a part of the interval; rules that go ahead land when the average is there."""
     kept: int | None = None
     """Of topk; the preset's 64 of 4096 need more rounds than the demo has."""
 
