@@ -14,9 +14,10 @@ import torch
 
 from peer.config import PeerConfig
 from peer.driver import Driver
-from peer.entry import check_run, fetch_state, find_run, places
+from peer.entry import check_run, find_run, places
 from peer.identity_file import load_identity
 from peer.keeper import Keeper
+from peer.life import SOFTWARE, Life, Parts
 from peer.method import mixing_of
 from peer.net.config import WireConfig
 from peer.net.directory_hivemind import HivemindDirectory
@@ -26,20 +27,16 @@ from peer.presence import Presence, wire_addresses
 from peer.run_folder import MANIFEST, Run, read_run, write_run, write_ticket
 from peer.status import PeerStatus
 from peer.telemetry import Events
-from peer.train import lines
 from peer.train.config import TrainerConfig
 from peer.trainer_port import TrainerGone, TrainerPort
-from protocol.card import Card
-from protocol.errors import ConfigError, TransportError
+from protocol.errors import ConfigError
 from protocol.identity import Identity, PeerId
+from protocol.rooms import Rooms
 
 logger = logging.getLogger(__name__)
 
-SOFTWARE = "thinwire/0.1.0"
 LEAVE_S = 4.0
 """Leaving in order may take so long; what is not done then is dropped."""
-GOODBYE_S = 1.0
-"""Of which telling the directory may take so long."""
 PROGRESS_EVENT_S = 2.0
 SHOW_S = 0.5
 
@@ -60,6 +57,7 @@ class Peer:
         self._stack = contextlib.AsyncExitStack()
         self._our_id = PeerId("")
         self._met: set[PeerId] = set()
+        self._forgetting: set[asyncio.Task[None]] = set()
 
     def leave(self) -> None:
         """Ends `live` in order, with a last checkpoint."""
@@ -102,6 +100,8 @@ class Peer:
         run = read_run(config.directory, config.ticket)
         run = run or await find_run(identity, config, self._presence)
         check_run(run, config)
+        if run.manifest.method.mixing == "pairs":  # whoever averages with one need not know all
+            self._presence.rooms = Rooms(self._our_id, run.manifest.run_id)
         write_run(config.directory, run)
         self.ticket = self._presence.ticket(config.ticket)
         write_ticket(config.directory, self.ticket)
@@ -111,7 +111,7 @@ class Peer:
         self._stack.callback(self._events.close)
 
         await self._start_parts(identity, run)
-        await self._start_training(run)
+        await self._start_training()
 
     async def _start_parts(self, identity: Identity, run: Run) -> None:
         config, status = self.config, self.status
@@ -124,7 +124,10 @@ class Peer:
         if self._keeper.has_checkpoint and not config.resume:
             status.notices.append("there is a checkpoint here; --resume would go on from it")
         self._trainer = await TrainerPort.launch(
-            self._trainer_config(), config.directory, mixing.layout, on_news=self._on_news
+            self._trainer_config(),
+            config.directory,
+            mixing.layout,
+            on_news=lambda news: self._life.on_news(news),
         )
         self._stack.push_async_callback(self._trainer.close)
         self._trainer_life = asyncio.create_task(self._trainer.run())
@@ -145,46 +148,39 @@ class Peer:
             addresses=self._presence.addresses,
         )
         self._stack.push_async_callback(self._wire.close)
+        parts = Parts(
+            our_id=self._our_id,
+            manifest=run.manifest,
+            mixing=mixing,
+            driver=self._driver,
+            trainer=self._trainer,
+            wire=self._wire,
+            presence=self._presence,
+            status=status,
+            events=self._events,
+            addresses=self._addresses,
+        )
+        self._life = Life(parts, evaluate_every_rounds=config.evaluate_every_rounds)
         self._meter = SocketMeter([os.getpid(), self._daemon_pid])
         status.is_counted_by_kernel = SocketMeter.is_supported()
 
-    async def _start_training(self, run: Run) -> None:
-        status, mixing = self.status, self._mixing
+    async def _start_training(self) -> None:
+        status = self.status
         status.phase = "loading the text"
         hello = await self._trainer.hello
         if hello.validation_problem:
             status.notices.append(hello.validation_problem)
             logger.info("%s", hello.validation_problem)  # the screen shows the notice
-        await self._presence.refresh_quietly()
-        donor = None
+        ticket = str(self.ticket) if not self.ticket.secret else "(secret)"
         if self._checkpoint_folder is not None:
             status.phase = f"resuming from {self._checkpoint_folder}"
-            started = await self._trainer.resume(
-                str(self._checkpoint_folder), [outer.anchor for outer in mixing.outer]
-            )
-            status.step, status.tokens = started.step, started.tokens
-        else:
-            showing = asyncio.create_task(self._show_fetch())
-            donor, step = await fetch_state(
-                mixing, self._wire, self._presence, wait_s=self.config.wait_s
-            )
+            await self._life.resume(self._checkpoint_folder, device=hello.device, ticket=ticket)
+            return
+        showing = asyncio.create_task(self._show_fetch())
+        try:
+            await self._life.enter(wait_s=self.config.wait_s, device=hello.device, ticket=ticket)
+        finally:
             await _cancel(showing)
-            # The donor's card may be some seconds old, its round is not.
-            interval_steps = run.manifest.method.schedule.interval_steps
-            status.step = max(step, mixing.outer[0].round * interval_steps)
-            await self._trainer.start(
-                [outer.anchor for outer in mixing.outer], step=status.step, tokens=0
-            )
-        status.round = min(outer.round for outer in mixing.outer)
-        self._events.write(
-            "joined",
-            round=status.round,
-            step=status.step,
-            donor=donor,
-            members=self._presence.members(),
-            device=hello.device,
-            ticket=str(self.ticket) if not self.ticket.secret else "(secret)",
-        )
 
     async def _show_fetch(self) -> None:
         num_fragments = len(self._mixing.outer)
@@ -237,63 +233,20 @@ class Peer:
     # ---- training
 
     async def _train(self) -> None:
-        driver, presence = self._driver, self._presence
-        driver.on_landed = self._on_landed
-        driver.knows = lambda peer: bool(presence.addresses(peer))
-        driver.on_stranger = lambda peer: presence.look_again()
-        driver.begin(self._trainer, self._wire)
-        async with asyncio.TaskGroup() as group:
-            self._background = group
-            group.create_task(presence.run(self._card, self._on_refresh))
-            group.create_task(self._report())
-            group.create_task(self._checkpoint_now_and_then())
-            group.create_task(driver.wait())
-            group.create_task(self._watch_trainer())
-
-    async def _watch_trainer(self) -> None:
-        await asyncio.shield(self._trainer_life)
+        self._life.on_refresh = self._on_refresh
+        await self._life.train(self._trainer_life, self._report(), self._checkpoint_now_and_then())
 
     def _on_refresh(self) -> None:
         presence = self._presence
-        self._driver.on_members(presence.members(), presence.holders())
-        training = (*presence.members(), *presence.holders())
-        self.status.swarm_tokens = self.status.tokens + sum(
-            presence.cards[peer].tokens for peer in training
-        )
         ticket = presence.ticket(self.ticket)
         if ticket != self.ticket:  # whoever we know lets us and others in again
             self.ticket = ticket
             write_ticket(self.config.directory, ticket)
         for peer in self._met - presence.cards.keys():
-            self._background.create_task(self._wire.forget(peer))
+            task = asyncio.create_task(self._wire.forget(peer))
+            self._forgetting.add(task)
+            task.add_done_callback(self._forgetting.discard)
         self._met = set(presence.cards)
-
-    def _on_news(self, news: lines.Progress | lines.Departed) -> None:
-        if isinstance(news, lines.Departed):
-            self._driver.on_departed(news)
-            return
-        status = self.status
-        status.step, status.tokens = news.step, news.tokens
-        status.tokens_per_s, status.overhead_s = news.tokens_per_s, news.overhead_s
-        status.longest_gap_s, status.waited_s = news.longest_gap_s, news.waited_s
-        status.loss_bits_per_byte, status.is_done = news.loss_bits_per_byte, news.is_done
-
-    def _on_landed(self, round: int) -> None:
-        if round % self.config.evaluate_every_rounds == 0 and not self._leave.is_set():
-            self._background.create_task(self._evaluate(round))
-
-    async def _evaluate(self, round: int) -> None:
-        evaluated = await self._trainer.evaluate(
-            round, lambda: [outer.anchor for outer in self._mixing.landed]
-        )
-        self.status.validation_bits_per_byte = evaluated.bits_per_byte
-        self._events.write(
-            "evaluated",
-            round=evaluated.round,
-            step=evaluated.step,
-            bits_per_byte=evaluated.bits_per_byte,
-            took_s=evaluated.took_s,
-        )
 
     async def _report(self) -> None:
         while True:
@@ -305,30 +258,10 @@ class Peer:
                 counters = self._wire.counters
                 self.status.sent_bytes = sum(counters.sent.values())
                 self.status.received_bytes = sum(counters.received.values())
-            self._events.write("progress", **self._progress())
+            self._events.write("progress", **self._life.progress())
             for _ in range(int(PROGRESS_EVENT_S / SHOW_S)):
                 await asyncio.sleep(SHOW_S)
                 self.status.phase = self._driver.waiting_for()
-
-    def _progress(self) -> dict[str, Any]:
-        status = self.status
-        return {
-            "step": status.step,
-            "round": status.round,
-            "tokens": status.tokens,
-            "loss_bits_per_byte": status.loss_bits_per_byte,
-            "tokens_per_s": status.tokens_per_s,
-            "overhead_s": status.overhead_s,
-            "longest_gap_s": status.longest_gap_s,
-            "waited_s": status.waited_s,
-            "sent_bytes": status.sent_bytes,
-            "received_bytes": status.received_bytes,
-            "is_counted_by_kernel": status.is_counted_by_kernel,
-            "exchanges_done": status.exchanges_done,
-            "exchanges_failed": status.exchanges_failed,
-            "contributions": status.contributions,
-            "is_done": status.is_done,
-        }
 
     async def _checkpoint_now_and_then(self) -> None:
         while True:
@@ -349,37 +282,20 @@ class Peer:
     async def _say_goodbye(self) -> None:
         try:
             async with asyncio.timeout(LEAVE_S):
-                await self._leave_in_order()
+                await self._life.leave(self._checkpoint)
         except TimeoutError:
             logger.warning("left without a last checkpoint: it took over %g s", LEAVE_S)
         except TrainerGone as error:
             logger.info("no last checkpoint: %s", error)
 
-    async def _leave_in_order(self) -> None:
-        with contextlib.suppress(TransportError, TimeoutError):
-            async with asyncio.timeout(GOODBYE_S):
-                await self._presence.announce(self._card("left"))
-        await self._checkpoint()
-        self._events.write("left", **self._progress())
-        await self._trainer.leave()
-
     # ---- plumbing
 
-    def _card(self, role: str | None = None) -> Card:
-        is_holder = self.status.is_done and self._driver.has_nothing_to_give
-        return Card(
-            wire_addresses=wire_addresses(
-                self._presence.directory,
-                listen_host=self.config.listen_host,
-                announce_host=self.config.announce_host,
-                port=self._wire.listen_port,
-            ),
-            multiaddrs=tuple(self._presence.directory.multiaddrs()),
-            role=role or ("holder" if is_holder else "peer"),
-            step=self.status.step,
-            round=self.status.round,
-            tokens=self.status.tokens,
-            software=SOFTWARE,
+    def _addresses(self) -> tuple[str, ...]:
+        return wire_addresses(
+            self._presence.directory,
+            listen_host=self.config.listen_host,
+            announce_host=self.config.announce_host,
+            port=self._wire.listen_port,
         )
 
     async def _unless_leaving(self, work: Coroutine[Any, Any, None]) -> bool:

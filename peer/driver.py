@@ -12,7 +12,6 @@ A task reports to its machine how it ended, and that is the machine's next event
 
 import asyncio
 import logging
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from peer.moves import Moves
 from peer.net.refusals import RefusalLog
 from peer.ports import Blob, Wire
 from peer.status import PeerStatus
-from peer.telemetry import Events
+from peer.telemetry import EventLog
 from peer.train import lines
 from peer.trainer_port import TrainerPort
 from protocol.errors import NotAvailable, RemoteError, TransportError
@@ -71,7 +70,7 @@ class Driver:
         manifest: Manifest,
         mixing: Mixing,
         *,
-        events: Events,
+        events: EventLog,
         status: PeerStatus,
     ) -> None:
         self.mixing = mixing
@@ -211,17 +210,15 @@ class Driver:
 
     def _feed(self, fragment: int, event: Callable[[Exchange, float], None]) -> None:
         machine = self._machines[fragment]
-        event(machine, time.monotonic())
+        loop = asyncio.get_running_loop()
+        event(machine, loop.time())
         for effect in machine.drain():
             self._perform(effect)
         if fragment in self._timers:
             self._timers.pop(fragment).cancel()
         due_s = machine.next_deadline_s()
         if due_s is not None:
-            delay_s = max(0.0, due_s - time.monotonic())
-            self._timers[fragment] = asyncio.get_running_loop().call_later(
-                delay_s, self._on_timer, fragment
-            )
+            self._timers[fragment] = loop.call_at(due_s, self._on_timer, fragment)
         self._offer_snapshot(fragment)
 
     def _on_timer(self, fragment: int) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 
 from peer.config import PeerConfig
 from peer.method import check_method
@@ -27,9 +26,10 @@ async def find_run(identity: Identity, config: PeerConfig, presence: Presence) -
     Raises:
         ConfigError: nobody could tell us within `config.wait_s`.
     """
-    ticket, deadline_s = config.ticket, time.monotonic() + config.wait_s
+    ticket, loop = config.ticket, asyncio.get_running_loop()
+    deadline_s = loop.time() + config.wait_s
     problem = "nobody is in the directory"
-    while time.monotonic() < deadline_s:
+    while loop.time() < deadline_s:
         await presence.refresh_quietly()
         for peer_id, card in presence.cards.items():
             try:
@@ -81,7 +81,8 @@ async def fetch_state(
         than the initial anchor, or nobody could give it within `wait_s`: then the exchange will
         tell us that we are behind, and we catch up.
     """
-    deadline_s = time.monotonic() + wait_s
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + wait_s
     while True:
         cards = presence.cards
         donors = [
@@ -90,7 +91,7 @@ async def fetch_state(
         for donor in sorted(donors, key=lambda peer: -cards[peer].round):
             if await _fetch_from(donor, mixing, wire):
                 return donor, cards[donor].step
-        if not donors or time.monotonic() >= deadline_s:
+        if not donors or loop.time() >= deadline_s:
             return None, 0
         await asyncio.sleep(ASK_AGAIN_S)
         await presence.refresh_quietly()

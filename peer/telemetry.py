@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from protocol.identity import PeerId
 from protocol.manifest import RunId
@@ -14,6 +14,13 @@ from protocol.manifest import RunId
 logger = logging.getLogger("thinwire")
 
 _LOUD = {"exchange_failed", "anchor_differs"}
+
+
+class EventLog(Protocol):
+    """Where a peer's events go."""
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Keeps one event; `event` is a stable snake_case word."""
 
 
 class Events:

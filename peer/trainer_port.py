@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -33,6 +33,29 @@ class TrainerGone(ThinwireError):
     """The trainer process ended."""
 
 
+class Process(Protocol):
+    """What is left to do with a trainer process that does not listen; `subprocess.Popen` does."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Waits until it has ended."""
+
+    def kill(self) -> None:
+        """Ends it."""
+
+
+class Lines(Protocol):
+    """The wire process's end of the channel; `peer.train.channel.AsyncLineChannel` is one."""
+
+    def send(self, message: lines.Message) -> None:
+        """Queues a message; lost when the trainer is gone."""
+
+    def __aiter__(self) -> AsyncIterator[lines.Message]:
+        """Yields messages until the trainer is gone."""
+
+    async def close(self) -> None:
+        """Tells the trainer to exit."""
+
+
 class TrainerPort:
     """A trainer process, as the driver sees it. Make it with `launch`.
 
@@ -42,8 +65,8 @@ class TrainerPort:
 
     def __init__(
         self,
-        process: "subprocess.Popen[bytes]",
-        channel: AsyncLineChannel,
+        process: Process,
+        channel: Lines,
         interchange: Interchange,
         layout: Layout,
         *,

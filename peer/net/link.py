@@ -26,7 +26,7 @@ from protocol.identity import Identity, PeerId
 logger = logging.getLogger(__name__)
 
 MAX_ADDRESSES = 8
-_BACKOFF_S = (0.2, 5.0)  # first and longest
+BACKOFF_S = (0.2, 5.0)  # first and longest
 
 Channel: TypeAlias = grpc.aio.Channel
 CALL_ERRORS = (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError)
@@ -120,7 +120,7 @@ class Link:
             channel, welcome = await self._race(addresses)
         except ThinwireError as error:
             self._num_failures = self._num_failures + 1 if is_same else 1
-            first_s, longest_s = _BACKOFF_S
+            first_s, longest_s = BACKOFF_S
             backoff_s = min(longest_s, first_s * 2 ** (self._num_failures - 1))
             self._retry_at_s = now_s + backoff_s * random.uniform(0.75, 1.25)
             self._failure, self._failed_addresses = error, addresses

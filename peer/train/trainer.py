@@ -5,12 +5,15 @@ Nothing in it waits for the wire process. Who owns which buffer is in `peer.trai
 """
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
+from optim.layout import Layout
 from optim.schedule import Schedule
 from peer.train.checkpoint import INNER, read_tensors, write_tensors
 from peer.train.config import EVALUATION_BYTES
@@ -34,8 +37,8 @@ from peer.train.lines import (
     Started,
 )
 from peer.train.meter import Meter
-from peer.train.replica import Replica
 from protocol.errors import ConfigError, LocalProtocolError
+from protocol.manifest import Manifest
 
 IDLE_POLL_S = 0.2
 """How long a trainer with nothing to train waits for the next message."""
@@ -59,6 +62,49 @@ class Port(Protocol):
         """Return what has come, waiting at most so long for the first."""
 
 
+class Learner(Protocol):
+    """What a trainer needs of a replica; `peer.train.replica.Replica` is one."""
+
+    manifest: Manifest
+    layout: Layout
+    device: torch.device
+    step: int
+    tokens: int
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens in one inner step."""
+
+    def train_step(self) -> Tensor:
+        """Make one inner step; return its loss in nats."""
+
+    def load(self, flat: Tensor) -> None:
+        """Take all parameters from `[n]`."""
+
+    def snapshot(self, out: Tensor, fragment: int | None = None) -> None:
+        """Copy parameters into `[n]`, one fragment's range or all."""
+
+    def land(
+        self,
+        fragment: int,
+        anchor: Tensor,
+        base: Tensor,
+        *,
+        alpha: float | None = None,
+        planned_frac: float = 1.0,
+    ) -> None:
+        """Let one fragment follow a new anchor."""
+
+    def evaluate(self, flat: Tensor | None, *, max_bytes: int) -> float:
+        """Return bits per byte on the validation text."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that `restore` needs."""
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `state` returned."""
+
+
 class Trainer:
     """Trains a replica and answers the wire process.
 
@@ -70,11 +116,12 @@ class Trainer:
         validation_problem: From `peer.train.data.check_validation`.
         max_steps: Train up to this step of the run's count, then only answer. None: for ever.
         evaluation_bytes: Validation text read by one evaluation.
+        clock: Seconds, monotonic.
     """
 
     def __init__(
         self,
-        replica: Replica,
+        replica: Learner,
         interchange: Interchange,
         port: Port,
         *,
@@ -82,6 +129,7 @@ class Trainer:
         validation_problem: str | None = None,
         max_steps: int | None = None,
         evaluation_bytes: int = EVALUATION_BYTES,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         spec = replica.manifest.method.schedule
         try:
@@ -102,7 +150,7 @@ class Trainer:
             validation_problem=validation_problem,
             pid=os.getpid(),
         )
-        self._meter = Meter(replica.device)
+        self._meter = Meter(replica.device, clock=clock)
         self._tokens = [0] * spec.fragments  # trained, and in no average yet
         self._departed: dict[int, Departed] = {}  # snapshots that the wire process owns
         self._landings: dict[int, Land] = {}  # here, but the overlap is not over yet
@@ -121,19 +169,32 @@ class Trainer:
             ConfigError: the operator has to change something.
             ThinwireError: training cannot go on.
         """
-        self._port.send(self._hello)
+        self.say_hello()
         while not (self.has_left or self._port.is_closed) and is_wanted():
             self.turn()
 
+    def say_hello(self) -> None:
+        """Say what we are; comes before the first turn."""
+        self._port.send(self._hello)
+
     def turn(self) -> None:
         """Answer, land, make one inner step if there is one to make, depart, report."""
+        self.listen()
+        if not self.has_left:
+            self.act()
+
+    def listen(self) -> None:
+        """Answer what has come, and land what is due: the half of a turn before the step."""
         for message in self._news():
             self._answer(message)
             if self.has_left:
                 return
         self._land_due()
+
+    def act(self) -> None:
+        """Make one inner step if there is one to make, depart, report."""
         due = sorted(self._asked)
-        if self._is_training:
+        if self.is_training:
             self._meter.add_step(self._replica.train_step(), self._replica.step_tokens)
             self._tokens = [tokens + self._replica.step_tokens for tokens in self._tokens]
             self._land_due()  # an overlap of a whole interval ends where the next departure is
@@ -148,13 +209,14 @@ class Trainer:
             self._report()
 
     def _news(self) -> Sequence[Message]:
-        if not self._is_training:
+        if not self.is_training:
             return self._port.poll(wait_s=IDLE_POLL_S)
         with self._meter.talk():
             return self._port.poll()
 
     @property
-    def _is_training(self) -> bool:
+    def is_training(self) -> bool:
+        """Whether there is an inner step to make."""
         return self._is_started and not (self._is_done or self._port.is_closed)
 
     @property

@@ -1,0 +1,217 @@
+"""A peer's life from when its parts are made: it enters the swarm, trains, and leaves.
+
+The parts may be a process, sockets and a DHT (`peer.app`), or virtual ones (`peer.sim`): what a
+peer does with them is the same.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peer.driver import Driver
+from peer.entry import fetch_state
+from peer.mixing import Mixing
+from peer.ports import Wire
+from peer.presence import Presence
+from peer.status import PeerStatus
+from peer.telemetry import EventLog
+from peer.train import lines
+from peer.trainer_port import TrainerPort
+from protocol.card import Card
+from protocol.errors import TransportError
+from protocol.identity import PeerId
+from protocol.manifest import Manifest
+
+SOFTWARE = "thinwire/0.1.0"
+GOODBYE_S = 1.0
+"""Telling the directory that we leave may take so long."""
+
+
+async def _nothing() -> None:
+    """Does nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a living peer is made of."""
+
+    our_id: PeerId
+    manifest: Manifest
+    mixing: Mixing
+    driver: Driver
+    trainer: TrainerPort
+    wire: Wire
+    presence: Presence
+    status: PeerStatus
+    events: EventLog
+    addresses: Callable[[], tuple[str, ...]]
+    """Returns host:port candidates at which others reach our wire."""
+
+
+class Life:
+    """See the module docstring.
+
+    Args:
+        parts: Of which peer.
+        evaluate_every_rounds: So often the anchors are evaluated; 0 is never.
+    """
+
+    def __init__(self, parts: Parts, *, evaluate_every_rounds: int) -> None:
+        self._parts = parts
+        self._evaluate_every_rounds = evaluate_every_rounds
+        self._is_leaving = False
+        self._background: asyncio.TaskGroup | None = None
+        self.on_refresh: Callable[[], None] = lambda: None
+        """Called whenever the directory has been read."""
+
+    async def enter(self, *, wait_s: float, **facts: object) -> None:
+        """Takes the state of the peer that is farthest, and starts the trainer from it.
+
+        Args:
+            wait_s: So long another peer's state is asked for.
+            facts: For the event log.
+        """
+        parts, status = self._parts, self._parts.status
+        await parts.presence.refresh_quietly()
+        donor, step = await fetch_state(parts.mixing, parts.wire, parts.presence, wait_s=wait_s)
+        # The donor's card may be some seconds old, its round is not.
+        interval_steps = parts.manifest.method.schedule.interval_steps
+        status.step = max(step, parts.mixing.outer[0].round * interval_steps)
+        await parts.trainer.start(self._anchors(), step=status.step, tokens=0)
+        self._say_joined(donor, facts)
+
+    async def resume(self, checkpoint: Path, **facts: object) -> None:
+        """Goes on from a checkpoint whose outer half is in the mixing already."""
+        await self._parts.presence.refresh_quietly()
+        started = await self._parts.trainer.resume(str(checkpoint), self._anchors())
+        self._parts.status.step, self._parts.status.tokens = started.step, started.tokens
+        self._say_joined(None, facts)
+
+    async def train(
+        self, trainer_life: "asyncio.Task[None]", *beside: Coroutine[Any, Any, None]
+    ) -> None:
+        """Trains and mixes until it is cancelled, or something fails.
+
+        Args:
+            trainer_life: Ends when the trainer does.
+            beside: What else goes on meanwhile.
+        """
+        driver, presence = self._parts.driver, self._parts.presence
+        driver.on_landed = self._on_landed
+        driver.knows = lambda peer: bool(presence.addresses(peer))
+        driver.on_stranger = lambda peer: presence.look_again()
+        driver.begin(self._parts.trainer, self._parts.wire)
+
+        async def watch_trainer() -> None:
+            await asyncio.shield(trainer_life)
+
+        async with asyncio.TaskGroup() as group:
+            self._background = group
+            for work in (
+                presence.run(self._card, self._on_refresh),
+                driver.wait(),
+                watch_trainer(),
+                *beside,
+            ):
+                group.create_task(work)
+
+    async def leave(self, last: Callable[[], Awaitable[None]] = _nothing) -> None:
+        """Says goodbye, does what is to be done last, and ends the trainer."""
+        self._is_leaving = True
+        with contextlib.suppress(TransportError, TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                await self._parts.presence.announce(self._card("left"))
+        await last()
+        self._parts.events.write("left", **self.progress())
+        await self._parts.trainer.leave()
+
+    def on_news(self, news: lines.Progress | lines.Departed) -> None:
+        """The trainer says something that nobody asked for."""
+        if isinstance(news, lines.Departed):
+            self._parts.driver.on_departed(news)
+            return
+        status = self._parts.status
+        status.step, status.tokens = news.step, news.tokens
+        status.tokens_per_s, status.overhead_s = news.tokens_per_s, news.overhead_s
+        status.longest_gap_s, status.waited_s = news.longest_gap_s, news.waited_s
+        status.loss_bits_per_byte, status.is_done = news.loss_bits_per_byte, news.is_done
+
+    def progress(self) -> dict[str, Any]:
+        """Returns the fields of a `progress` event."""
+        status = self._parts.status
+        return {
+            "step": status.step,
+            "round": status.round,
+            "tokens": status.tokens,
+            "loss_bits_per_byte": status.loss_bits_per_byte,
+            "tokens_per_s": status.tokens_per_s,
+            "overhead_s": status.overhead_s,
+            "longest_gap_s": status.longest_gap_s,
+            "waited_s": status.waited_s,
+            "sent_bytes": status.sent_bytes,
+            "received_bytes": status.received_bytes,
+            "is_counted_by_kernel": status.is_counted_by_kernel,
+            "exchanges_done": status.exchanges_done,
+            "exchanges_failed": status.exchanges_failed,
+            "contributions": status.contributions,
+            "is_done": status.is_done,
+        }
+
+    def _say_joined(self, donor: PeerId | None, facts: dict[str, object]) -> None:
+        parts = self._parts
+        parts.status.round = min(outer.round for outer in parts.mixing.outer)
+        parts.events.write(
+            "joined",
+            round=parts.status.round,
+            step=parts.status.step,
+            donor=donor,
+            members=parts.presence.members(),
+            **facts,
+        )
+
+    def _on_refresh(self) -> None:
+        parts = self._parts
+        members, holders = parts.presence.members(), parts.presence.holders()
+        parts.driver.on_members(members, holders)
+        parts.status.swarm_tokens = parts.status.tokens + sum(
+            parts.presence.cards[peer].tokens for peer in (*members, *holders)
+        )
+        self.on_refresh()
+
+    def _on_landed(self, round: int) -> None:
+        every = self._evaluate_every_rounds
+        if every and round % every == 0 and not self._is_leaving and self._background:
+            self._background.create_task(self._evaluate(round))
+
+    async def _evaluate(self, round: int) -> None:
+        parts = self._parts
+        evaluated = await parts.trainer.evaluate(
+            round, lambda: [outer.anchor for outer in parts.mixing.landed]
+        )
+        parts.status.validation_bits_per_byte = evaluated.bits_per_byte
+        parts.events.write(
+            "evaluated",
+            round=evaluated.round,
+            step=evaluated.step,
+            bits_per_byte=evaluated.bits_per_byte,
+            took_s=evaluated.took_s,
+        )
+
+    def _anchors(self) -> list[Any]:
+        return [outer.anchor for outer in self._parts.mixing.outer]
+
+    def _card(self, role: str | None = None) -> Card:
+        parts, status = self._parts, self._parts.status
+        is_holder = status.is_done and parts.driver.has_nothing_to_give
+        return Card(
+            wire_addresses=parts.addresses(),
+            multiaddrs=tuple(parts.presence.directory.multiaddrs()),
+            role=role or ("holder" if is_holder else "peer"),
+            step=status.step,
+            round=status.round,
+            tokens=status.tokens,
+            software=SOFTWARE,
+        )
