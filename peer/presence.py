@@ -9,6 +9,8 @@ from peer.ports import Directory
 from protocol.card import TOPIC, Card, parse_card
 from protocol.errors import RemoteError, TransportError
 from protocol.identity import PeerId, parse_peer_id
+from protocol.record import Record
+from protocol.rooms import Rooms
 from protocol.ticket import MAX_ADDRESSES, Address, Ticket
 
 logger = logging.getLogger(__name__)
@@ -26,12 +28,16 @@ class Presence:
     Args:
         directory: Where cards are.
         our_id: Whose card is ours.
+        rooms: Where to be in a swarm too large for everybody to know everybody; without them we
+            know all whose cards are in the one topic that is everybody's.
     """
 
-    def __init__(self, directory: Directory, our_id: PeerId) -> None:
+    def __init__(self, directory: Directory, our_id: PeerId, rooms: Rooms | None = None) -> None:
         self.directory = directory
+        self.rooms = rooms
+        """May be set later, when the run's method is known."""
         self.cards: dict[PeerId, Card] = {}
-        """Of all others that are in the directory now."""
+        """Of all others whom we know now."""
         self._our_id = our_id
         self._refresh_now = asyncio.Event()
 
@@ -56,9 +62,9 @@ class Presence:
         self._refresh_now.set()
 
     async def refresh(self) -> None:
-        """Reads all cards. A card that makes no sense is as good as none."""
+        """Reads the cards of all whom we know. A card that makes no sense is as good as none."""
         cards = {}
-        for record in await self.directory.read(TOPIC):
+        for record in await self._read():
             if record.owner == self._our_id:
                 continue
             try:
@@ -66,6 +72,21 @@ class Presence:
             except RemoteError as error:
                 logger.debug("card of %s: %s", record.owner, error)
         self.cards = cards
+
+    async def _read(self) -> list[Record]:
+        """Returns the records of all whom we know; of two from one owner the newer comes last."""
+        if self.rooms is None:
+            return await self.directory.read(TOPIC)
+        found: list[Record] = []
+        self.rooms.begin()
+        while topics := self.rooms.to_read():
+            answers = await asyncio.gather(*map(self.directory.read, topics))
+            for topic, records in zip(topics, answers, strict=True):
+                self.rooms.on_read(topic, [record.owner for record in records])
+                found += records
+        known = self.rooms.others()
+        found = [record for record in found if record.owner in known]
+        return sorted(found, key=lambda record: record.expires_unix_s)
 
     async def refresh_quietly(self) -> None:
         """Reads all cards, if anybody can be asked now."""
@@ -75,9 +96,23 @@ class Presence:
             logger.debug("%s", error)
 
     async def announce(self, card: Card) -> None:
-        """Publishes our card."""
+        """Publishes our card where others look for it."""
         lifetime_s = GOODBYE_LIFETIME_S if card.role == "left" else CARD_LIFETIME_S
-        await self.directory.publish(TOPIC, card.to_bytes(), lifetime_s=lifetime_s)
+        payload = card.to_bytes()
+        if self.rooms is None:
+            await self.directory.publish(TOPIC, payload, lifetime_s=lifetime_s)
+            return
+        outcomes = await asyncio.gather(
+            *(
+                self.directory.publish(topic, payload, lifetime_s=lifetime_s)
+                for topic in self.rooms.to_publish()
+            ),
+            return_exceptions=True,
+        )
+        for error in filter(None, outcomes):
+            if not isinstance(error, TransportError):
+                raise error
+            logger.debug("%s", error)  # a crowd rushed in: reading the room shows us the next
 
     async def run(self, our_card: Callable[[], Card], on_refresh: Callable[[], None]) -> None:
         """Announces and refreshes for ever; a directory out of reach is only logged."""

@@ -134,8 +134,8 @@ class Exchange(abc.ABC):
 
     def _new_exchange_id(self) -> bytes:
         self._num_exchange_ids += 1
-        fields = (self.config.our_id, self.config.life, self.config.fragment)
-        text = "|".join(map(str, (*fields, self._num_exchange_ids)))
+        config = self.config
+        text = f"{config.our_id}|{config.life}|{config.fragment}|{self._num_exchange_ids}"
         return hashlib.sha256(text.encode()).digest()[:EXCHANGE_ID_BYTES]
 
     def _do(self, effect: Effect) -> None:

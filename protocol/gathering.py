@@ -57,7 +57,8 @@ class Gathering:
         self._roster: Roster | None = None
         self._num_live = 1
         self._num_reduced = 1
-        self._is_reducing = False
+        self.is_reducing = False
+        """Our own average is still to be made, so nobody can have it."""
 
     @classmethod
     def of_member(
@@ -67,7 +68,7 @@ class Gathering:
         gathering = cls(roster.exchange_id, len(roster.members), config, now_s=now_s)
         gathering._roster, gathering.is_member = roster, True
         gathering._num_live = num_live
-        gathering._is_reducing = True
+        gathering.is_reducing = True
         gathering.partners = tuple(peer for peer in roster.peer_ids if peer != config.our_id)
         ours = roster.peer_ids.index(config.our_id)
         for member in roster.members:
@@ -101,7 +102,7 @@ class Gathering:
     @property
     def is_complete(self) -> bool:
         """Whether every average is here."""
-        return not self._wants and not self._is_reducing and self.failure is None
+        return not self._wants and not self.is_reducing and self.failure is None
 
     def waiting_for(self) -> tuple[PeerId, ...]:
         """Whose bytes are missing."""
@@ -184,7 +185,7 @@ class Gathering:
         if not is_quorum(self._num_reduced, self._num_live, self._config.quorum_frac):
             self.failure = f"only {self._num_reduced} of {self._num_live} peers brought their part"
             return
-        self._is_reducing = False
+        self.is_reducing = False
         our_id = self._config.our_id
         ours = self._roster.peer_ids.index(our_id)
         tokens = self._roster.members[ours].tokens

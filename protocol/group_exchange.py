@@ -15,7 +15,8 @@ the lottery's order closes the roster (`protocol.roster`) and sends it. Each mem
                       ^------- attempt failed -------|
     IDLE/READY -others are ahead-> EXCHANGING as a listener, or CATCHING_UP -> IDLE
 
-A crash before the roster closes: the next in the order closes it. A member that dies or freezes in
+A crash before the roster closes: the next in the order closes it. Views differ, so two may close
+one at a time; whoever is in both moves to the larger. A member that dies or freezes in
 the exchange: reducers leave its contribution out; its own average is looked for at the others, and
 if nobody has it, the attempt fails and all are READY again with what they brought. A peer that was
 late, or failed where others did not, hears that they committed and replays their averages from the
@@ -38,9 +39,8 @@ from protocol.lottery import leader_order
 from protocol.machine import BlobRef, CatchUp, Discard, Land, Offer, Send
 from protocol.messages import Committed, Member, Note, Ready, Roster
 from protocol.roster import RosterDecision, RosterView, decide_roster, is_quorum
+from protocol.shunning import Shunning
 
-SHUN_S = 5.0, 120.0
-"""The first and the longest pause for a peer that let us down."""
 READY_LIFE = 3.5
 """A READY is believed for so many times `resend_s`, so that losing one or two does no harm."""
 
@@ -54,8 +54,7 @@ class GroupExchange(Exchange):
         self._ready: dict[PeerId, Ready] = {}
         """The newest of each peer, for our round or a later one: a faster peer may be ahead."""
         self._heard_at_s: dict[PeerId, float] = {}
-        self._shunned: dict[PeerId, tuple[float, float]] = {}
-        """Who let us down: until when we do without, and how long that pause is."""
+        self._shunned = Shunning()
         self._given_up: set[bytes] = set()
         """Exchanges of this round that we left; we never enter one again."""
         self._complete_since_s: float | None = None
@@ -124,7 +123,7 @@ class GroupExchange(Exchange):
             self._fall_behind(source, now_s)
             return
         for peer in kept:
-            self._shunned.pop(peer, None)
+            self._shunned.forgive(peer)
         committed = Committed(self.config.fragment, round, anchor_digest, *self._journal)
         for peer in self._audience:
             self._do(Send(peer, committed))
@@ -133,7 +132,7 @@ class GroupExchange(Exchange):
         """We have somebody else's anchor; our delta of before is on top of it."""
         if (round, anchor_digest) != (self.round, self.anchor_digest):
             self._journal = b"", 0
-            self._shunned.pop(self._catching_up_from or PeerId(""), None)
+            self._shunned.forgive(self._catching_up_from or PeerId(""))
         elif self._catching_up_from:
             self._shun(self._catching_up_from, now_s)
         self._enter_round(round, anchor_digest, now_s)
@@ -183,7 +182,7 @@ class GroupExchange(Exchange):
             committed = Committed(self.config.fragment, self.round, self.anchor_digest, *journal)
             self._do(Send(src, committed))
             return
-        if self._is_shunned(src, now_s):
+        if self._shunned.holds(src, now_s=now_s):
             return
         self._ready[src] = note
         self._heard_at_s[src] = now_s
@@ -219,7 +218,7 @@ class GroupExchange(Exchange):
             quorum = is_quorum(len(ready), num_live, config.quorum_frac)
             self._quorum_since_s = _since(self._quorum_since_s, quorum, now_s)
             missing = set(self._others) - self._unreachable - set(ready)
-            complete = all(self._is_shunned(peer, now_s) for peer in missing)
+            complete = all(self._shunned.holds(peer, now_s=now_s) for peer in missing)
             self._complete_since_s = _since(self._complete_since_s, complete, now_s)
         view = RosterView(
             order=leader_order(
@@ -249,16 +248,35 @@ class GroupExchange(Exchange):
         self._accept(roster, now_s)
 
     def _on_roster(self, src: PeerId, note: Roster, now_s: float) -> None:
-        if self.phase is not Phase.READY or note.round != self.round:
+        if note.round != self.round or note.exchange_id in self._given_up:
             return
         if src not in note.peer_ids or self.config.our_id not in note.peer_ids:
             return
-        if note.exchange_id in self._given_up:
+        if self.phase is Phase.READY:
+            self._accept(note, now_s)
+        elif self._roster and self._roster.exchange_id != note.exchange_id:
+            self._choose(src, note, now_s)
+
+    def _choose(self, src: PeerId, other: Roster, now_s: float) -> None:
+        """Two closed a roster at once: the larger one counts, where ours can still be left.
+
+        It can while we have reduced nothing: without our average nobody completes it.
+        """
+        ours, gathering = self._roster, self._gathering
+        if not ours or not gathering or not gathering.is_reducing:
             return
-        self._accept(note, now_s)
+        if _rank(other) > _rank(ours):
+            self._do(Discard(self.config.fragment, ours.exchange_id))
+            self._given_up.add(ours.exchange_id)
+            self._tell("roster_left", partners=list(ours.peer_ids))
+            self._accept(other, now_s)
+        elif src in ours.peer_ids:
+            self._do(Send(src, ours))
 
     def _accept(self, roster: Roster, now_s: float) -> None:
         self.phase, self._roster = Phase.EXCHANGING, roster
+        for peer in roster.peer_ids:  # should this come to nothing, they will say so anew
+            self._ready.pop(peer, None)
         others = tuple(peer for peer in roster.peer_ids if peer != self.config.our_id)
         self._tell("exchange_begins", partners=others, exchange_id=roster.exchange_id.hex())
         self._do(
@@ -331,21 +349,12 @@ class GroupExchange(Exchange):
     # ---- others are ahead, or elsewhere
 
     def _shun(self, peer: PeerId, now_s: float) -> None:
-        """This peer speaks, but what it should give us cannot be had: go on without it for a while.
-
-        It may be one that can dial and cannot be dialled. The pause doubles each time, or else its
-        every note would draw us into an exchange, or after it to its round, in vain.
-        """
+        """Without a READY of this peer nothing draws us to its round, or into a roster with it."""
         self._ready.pop(peer, None)
-        _, pause_s = self._shunned.get(peer, (0.0, SHUN_S[0] / 2))
-        pause_s = min(2 * pause_s, SHUN_S[1])
-        self._shunned[peer] = now_s + pause_s, pause_s
-
-    def _is_shunned(self, peer: PeerId, now_s: float) -> bool:
-        return now_s < self._shunned.get(peer, (0.0, 0.0))[0]
+        self._shunned.add(peer, now_s=now_s)
 
     def _on_committed(self, src: PeerId, note: Committed, now_s: float) -> None:
-        if note.round <= self.round or self._is_shunned(src, now_s):
+        if note.round <= self.round or self._shunned.holds(src, now_s=now_s):
             return
         if self.phase is Phase.EXCHANGING and self._gathering and self._gathering.is_member:
             if note.exchange_id == self._gathering.exchange_id:
@@ -395,6 +404,10 @@ class GroupExchange(Exchange):
         )
         if (theirs, note.anchor_digest) > (ours, self.anchor_digest):
             self._fall_behind(src, now_s)
+
+
+def _rank(roster: Roster) -> tuple[int, bytes]:
+    return len(roster.members), roster.exchange_id
 
 
 def _since(since_s: float | None, holds: bool, now_s: float) -> float | None:

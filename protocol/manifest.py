@@ -153,7 +153,7 @@ class LimitSpec(Spec):
     """What a peer may cost another."""
 
     max_peers: Annotated[int, Field(ge=2, le=256)] = 128
-    """Of one swarm; the directory holds no more records of a kind."""
+    """Of one roster, so of a whole swarm that mixes `all`; `pairs` has no rosters, and no limit."""
     chunk_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 256 * 1024
     max_message_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 64 * 1024
     max_streams_per_peer: Annotated[int, Field(ge=1, le=64)] = 8

@@ -10,11 +10,12 @@ first that asks it. The two fetch each other's contribution, and each takes its 
                        ^---- no answer in time, a no: next ------|
                        ^---- the partner died, froze or left ----|
 
-Timers: `resend_s` bounds the wait for an answer, and is the pause before the list is gone through
-again; `exchange_s` bounds an exchange. Who asks is busy for others, but only for half a `resend_s`:
-the dead must not keep the living apart. A crash at any point costs the other side this partner, not
-its contribution: it is READY again and asks the next. A departure while READY refreshes the
-snapshot.
+Timers: `resend_s` bounds the wait for an answer, and is about the pause before the list is gone
+through again; `exchange_s` bounds an exchange. Who asks is busy for others, but only for half a
+`resend_s`: the dead must not keep the living apart. A crash at any point costs the other side this
+partner, not its contribution: it is READY again and asks the next. Who accepts and then cannot be
+fetched from is shunned for a while, or one that can dial and not be dialled would keep the others
+busy for ever. A departure while READY refreshes the snapshot.
 
 Safety: a peer is in one exchange at a time, and an exchange id is used once: a contribution is in
 at most one average of each side. One side may land and the other not (the last fetch fails); the
@@ -28,11 +29,13 @@ from dataclasses import dataclass
 from protocol.errors import LocalProtocolError
 from protocol.exchange import Exchange, ExchangeConfig, Phase
 from protocol.identity import PeerId
-from protocol.lottery import partner_order
+from protocol.lottery import jitter, partner_order
 from protocol.machine import BlobRef, Discard, Fetch, Land, Offer, Reduce, Send
 from protocol.messages import Answer, Note, Propose
+from protocol.shunning import Shunning
 
-MAX_FETCH_TRIES = 3
+MAX_FETCH_TRIES = 12
+"""A contribution is made between two steps of the partner's trainer, which may take seconds."""
 REMEMBERED_EXCHANGES = 256
 """A proposal that comes late must not open an exchange that is over."""
 
@@ -60,6 +63,7 @@ class PairExchange(Exchange):
         self._pair: _Pair | None = None
         self._ask_again_at_s: float | None = None
         self._failed_partners: set[PeerId] = set()
+        self._shunned = Shunning()
         self._entered: deque[bytes] = deque(maxlen=REMEMBERED_EXCHANGES)
 
     def waiting_for(self) -> tuple[PeerId, ...]:
@@ -107,11 +111,15 @@ class PairExchange(Exchange):
         pair.tries += 1
         if is_alive and pair.tries < MAX_FETCH_TRIES:
             pair.retry_at_s = now_s + self.config.retry_s
-        else:
-            self._give_up("does not have it" if is_alive else "does not answer", now_s)
+            return
+        if not is_alive:
+            self._shunned.add(src, now_s=now_s)
+        self._give_up("does not have it" if is_alive else "does not answer", now_s)
 
     def on_landed(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
         """The outer step was taken; train on."""
+        if self._pair:
+            self._shunned.forgive(self._pair.partner)
         self.round, self.anchor_digest = round, anchor_digest
         self.phase, self._pair = Phase.IDLE, None
 
@@ -155,12 +163,16 @@ class PairExchange(Exchange):
         )
         # Whoever failed us comes last: it may be back, but others come first.
         failed = self._failed_partners | self._unreachable
-        self._candidates = sorted(order, key=lambda peer: peer in failed)
+        order = tuple(peer for peer in order if not self._shunned.holds(peer, now_s=now_s))
+        self._candidates = sorted(order, key=lambda peer: peer in failed) if failed else list(order)
         self._ask_next(now_s)
 
     def _ask_next(self, now_s: float) -> None:
         if not self._candidates:
-            self._ask_again_at_s = now_s + self.config.resend_s
+            # Peers in step, each asking while it is asked, would refuse each other for ever.
+            tries = self._num_exchange_ids
+            wait = 0.5 + jitter(self.config.our_id, self.config.fragment, self.round, tries)
+            self._ask_again_at_s = now_s + wait * self.config.resend_s
             return
         self._ask_again_at_s = None
         partner = self._candidates.pop(0)
@@ -175,7 +187,7 @@ class PairExchange(Exchange):
         pair = self._pair
         if pair and (pair.partner, pair.exchange_id) == (src, note.exchange_id):
             accepted = True  # our answer was lost or the note came twice
-        elif self.phase is not Phase.READY or note.tokens == 0 or note.exchange_id in self._entered:
+        elif self.phase is not Phase.READY or self._is_refused(src, note, now_s):
             accepted = False
         elif asked and asked.partner == src:
             # Both asked at once: the smaller id's question counts, and the other one's is dropped.
@@ -188,6 +200,10 @@ class PairExchange(Exchange):
         self._do(Send(src, Answer(self.config.fragment, note.exchange_id, accepted, self._tokens)))
         if accepted and self.phase is Phase.READY:
             self._begin(_Pair(src, note.exchange_id, self._tokens, note.tokens, 0.0), now_s)
+
+    def _is_refused(self, src: PeerId, note: Propose, now_s: float) -> bool:
+        is_stale = note.tokens == 0 or note.exchange_id in self._entered
+        return is_stale or self._shunned.holds(src, now_s=now_s)
 
     def _on_answer(self, src: PeerId, note: Answer, now_s: float) -> None:
         asked = self._asked

@@ -41,7 +41,8 @@ def decide_roster(view: RosterView, *, now_s: float) -> RosterDecision:
         return RosterDecision(False, f"{len(view.order)} of {view.num_live} peers are ready")
     due_s = view.quorum_since_s + view.grace_s
     if view.complete_since_s is not None:
-        due_s = min(due_s, view.complete_since_s)
+        # Not before the quorum, or a later one in the order would close in the leader's stead.
+        due_s = min(due_s, max(view.complete_since_s, view.quorum_since_s))
     place = view.order.index(view.our_id)
     at_s = due_s + place * view.takeover_s
     if now_s >= at_s:

@@ -1,18 +1,22 @@
 """What keeps strangers from harming a DHT node of ours: checks for records, a bound for storage.
 
 Both use hivemind's own extension points: a validator, and a storage that the node is given. A node
-stores and passes on only records of our run, under known topics, signed by their owners, within
-limits of size, life and number. Who may own a record is not limited: identities cost nothing.
+stores and passes on only records of our run, under known topics or in their owners' rooms, signed
+by their owners, within limits of size, life and number. Who may own a record is not limited:
+identities cost nothing.
 """
 
 import logging
 import warnings
+from collections import OrderedDict
+from collections.abc import Collection
 
 import msgpack  # type: ignore[import-untyped]
 
 from peer.net.record_rules import RecordRules
 from protocol.manifest import RunId
 from protocol.record import MAX_RECORD_BYTES
+from protocol.rooms import rooms_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # importing hivemind uses what torch and others deprecate
@@ -29,23 +33,27 @@ use_hivemind_log_handler("nowhere")
 logging.getLogger("hivemind").setLevel(logging.CRITICAL)
 
 
+MAX_TOPICS = 64
+"""A node keeps no more. It need not: there is one room for five peers, and five nodes keep each."""
+MAX_REMEMBERED_KEYS = 1024
+
+
 class RecordValidator(RecordValidatorBase):  # type: ignore[misc]  # hivemind is untyped
     """Lets only records of our run's peers in, each under its owner's name."""
 
     def __init__(self, rules: RecordRules) -> None:
         self._rules = rules
-        self._topics = {
-            DHTID.generate(record_key(rules.run_id, topic)).to_bytes(): topic
-            for topic in rules.topics
-        }
+        self._topics = {node_key(rules.run_id, topic).to_bytes(): topic for topic in rules.topics}
+        self._rooms: OrderedDict[bytes, str] = OrderedDict()
+        """By key; those that were found last."""
 
     def validate(self, record: DHTRecord) -> bool:
         """Whether a record may be stored, or taken from an answer. Never raises."""
-        topic = self._topics.get(record.key)
         owner, data = _unpacked(record.subkey, 128), _unpacked(record.value, MAX_RECORD_BYTES)
-        if topic is None or not isinstance(owner, str) or not isinstance(data, bytes):
+        if not isinstance(owner, str) or not isinstance(data, bytes):
             return False
-        return self._rules.is_storable(
+        topic = self._topics.get(record.key) or self._room(record.key, owner)
+        return topic is not None and self._rules.is_storable(
             topic,
             owner,
             data,
@@ -53,17 +61,38 @@ class RecordValidator(RecordValidatorBase):  # type: ignore[misc]  # hivemind is
             now_unix_s=get_dht_time(),
         )
 
+    def _room(self, key: bytes, owner: str) -> str | None:
+        """Returns the room behind a key: keys are hashes, but an owner has only a few rooms."""
+        room = self._rooms.get(key)
+        if room is None:
+            run_id = self._rules.run_id
+            rooms = (r for r in rooms_of(owner, run_id) if node_key(run_id, r).to_bytes() == key)
+            room = next(rooms, None)
+            if room is not None:
+                self._rooms[key] = room
+                if len(self._rooms) > MAX_REMEMBERED_KEYS:
+                    self._rooms.popitem(last=False)
+        return room
+
 
 class BoundedStorage(DHTLocalStorage):  # type: ignore[misc]  # hivemind is untyped
-    """A node's storage that takes no more than so many owners a topic."""
+    """A node's storage that takes no more than so many topics, and so many owners a topic.
 
-    def __init__(self, max_records: int) -> None:
+    Args:
+        max_records: of a topic.
+        lasting: keys for which there is a place, however many others there are.
+    """
+
+    def __init__(self, max_records: int, lasting: Collection[DHTID] = ()) -> None:
         super().__init__()
         self._max_records = max_records
+        self._lasting = frozenset(lasting)
 
     def store_subkey(self, key: DHTID, subkey: object, value: bytes, expiration: float) -> bool:
         """Adds or replaces one owner's record."""
         present = self.get(key)
+        if present is None and key not in self._lasting and len(self) >= MAX_TOPICS:
+            return False
         is_new = present is None or subkey not in present.value
         if is_new and present is not None and len(present.value) >= self._max_records:
             return False
@@ -75,6 +104,11 @@ class BoundedStorage(DHTLocalStorage):  # type: ignore[misc]  # hivemind is unty
             if isinstance(entry.value, DictionaryDHTValue):
                 for subkey in list(entry.value.data)[self._max_records :]:
                     del entry.value[subkey]
+
+
+def node_key(run_id: RunId, topic: str) -> DHTID:
+    """Returns where a topic's records are among the DHT's nodes: a hash of its key."""
+    return DHTID.generate(record_key(run_id, topic))
 
 
 def record_key(run_id: RunId, topic: str) -> str:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from peer.net.directory_guard import BoundedStorage, RecordValidator, record_key
+from peer.net.directory_guard import BoundedStorage, RecordValidator, node_key, record_key
 from peer.net.p2pd import P2pd, maddr_of
 from peer.net.record_rules import TOPICS, RecordRules
 from protocol.errors import RemoteError, TransportError
@@ -49,7 +49,7 @@ class HivemindDirectory:
         self._own: dict[str, Record] = {}
         self._p2p: P2P | None = None
         self._node: DHTNode | None = None
-        self._storage = BoundedStorage(rules.max_records)
+        self._storage = self._new_storage()
         self._multiaddrs = tuple(f"{maddr}/p2p/{identity.peer_id}" for maddr in daemon.maddrs)
         self._keep_contact: asyncio.Task[None] | None = None
         self._has_joined = not self._bootstrap
@@ -80,7 +80,7 @@ class HivemindDirectory:
             bootstrap: where to enter. They are tried again in the background, so none of them needs
                 to answer now.
             max_records: how many owners a topic may have.
-            topics: the only ones that exist.
+            topics: the only ones that exist, besides rooms.
 
         Raises:
             ConfigError: cannot listen there.
@@ -196,7 +196,7 @@ class HivemindDirectory:
             reuse_get_requests=False,
         )
         self._node.protocol.storage = self._storage
-        self._node.protocol.cache = BoundedStorage(self._rules.max_records)
+        self._node.protocol.cache = self._new_storage()
         if self._bootstrap:
             if not await self._contact():
                 logger.warning(
@@ -204,6 +204,10 @@ class HivemindDirectory:
                     len(self._bootstrap),
                 )
             self._keep_contact = asyncio.create_task(self._contact_for_ever())
+
+    def _new_storage(self) -> BoundedStorage:
+        lasting = [node_key(self._rules.run_id, topic) for topic in self._rules.topics]
+        return BoundedStorage(self._rules.max_records, lasting)
 
     async def _contact_for_ever(self) -> None:
         # Peers that started at once, or were split, find each other again through this.

@@ -19,7 +19,7 @@ class MemoryBoard:
     def __init__(self, rules: RecordRules, clock: Callable[[], float]) -> None:
         self.rules = rules
         self.clock = clock
-        self._topics: dict[str, dict[str, tuple[bytes, float]]] = {t: {} for t in rules.topics}
+        self._topics: dict[str, dict[str, tuple[bytes, float]]] = {}
 
     def store(self, topic: str, owner: str, data: bytes) -> bool:
         """Keeps a record if the rules allow it, and it is newer than the one that is there."""
@@ -28,7 +28,7 @@ class MemoryBoard:
             record = self.rules.parse(topic, owner, data, now_unix_s=now_unix_s)
         except RemoteError:
             return False
-        records = self._topics[topic]
+        records = self._topics.setdefault(topic, {})
         for dead in [
             o for o, (_, expires_unix_s) in records.items() if expires_unix_s <= now_unix_s
         ]:
@@ -42,7 +42,7 @@ class MemoryBoard:
 
     def items(self, topic: str) -> list[tuple[str, bytes]]:
         """Returns owners and bytes, dead ones too."""
-        return [(owner, data) for owner, (data, _) in self._topics[topic].items()]
+        return [(owner, data) for owner, (data, _) in self._topics.get(topic, {}).items()]
 
 
 class MemoryDirectory:

@@ -7,9 +7,10 @@ from protocol.errors import LimitExceeded, LocalProtocolError, ThinwireError
 from protocol.identity import Identity
 from protocol.manifest import RunId
 from protocol.record import CLOCK_SKEW_S, MAX_LIFETIME_S, Record, parse_record, sign_record
+from protocol.rooms import is_room, may_enter
 
 TOPICS = ("peers", "rounds", "digests")
-"""What a run publishes, unless a directory is told otherwise; all else is refused."""
+"""What a run publishes, unless a directory is told otherwise. All else is refused, but rooms."""
 
 _MIN_STEP_S = 0.001
 
@@ -19,7 +20,7 @@ class RecordRules:
 
     Args:
         run_id: whose records are accepted.
-        topics: the only ones that exist.
+        topics: the only ones that exist, besides rooms.
         max_records: how many owners a topic may have.
     """
 
@@ -38,7 +39,7 @@ class RecordRules:
         Raises:
             LocalProtocolError: there is no such topic.
         """
-        if topic not in self.topics:
+        if topic not in self.topics and not is_room(topic):
             raise LocalProtocolError(f"there is no topic {topic!r} in this directory")
 
     def sign(
@@ -58,8 +59,11 @@ class RecordRules:
 
         Raises:
             LimitExceeded: too large, or to live too long.
+            LocalProtocolError: there is no such topic, or it is a room of others.
         """
         self.check_topic(topic)
+        if not self._may_own(topic, identity.peer_id):
+            raise LocalProtocolError(f"the room {topic!r} is for others")
         if not 0 < lifetime_s <= MAX_LIFETIME_S:
             raise LimitExceeded(f"a record lives for at most {MAX_LIFETIME_S:g} s")
         expires_unix_s = now_unix_s + lifetime_s
@@ -77,8 +81,8 @@ class RecordRules:
         key = (topic, owner, data)
         record = self._verified.get(key)
         if record is None:
-            if topic not in self.topics:
-                raise LimitExceeded("a record under an unknown topic")
+            if not self._may_own(topic, owner):
+                raise LimitExceeded("a record under an unknown topic, or in a room of others")
             record = parse_record(
                 data, run_id=self.run_id, owner=owner, topic=topic, now_unix_s=now_unix_s
             )
@@ -111,3 +115,6 @@ class RecordRules:
             return False
         left_s = record.expires_unix_s - now_unix_s
         return record.expires_unix_s == expires_unix_s and left_s < MAX_LIFETIME_S + CLOCK_SKEW_S
+
+    def _may_own(self, topic: str, owner: str) -> bool:
+        return topic in self.topics or may_enter(topic, owner, self.run_id)

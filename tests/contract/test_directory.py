@@ -15,10 +15,17 @@ from protocol.errors import LimitExceeded, LocalProtocolError, TransportError
 from protocol.identity import Identity
 from protocol.manifest import RunId
 from protocol.record import MAX_RECORD_BYTES, Record, sign_record
+from protocol.rooms import may_enter, rooms_of
 from protocol.ticket import Address
 
 RUN_ID = RunId("ab" * 32)
 A, B, C, MALLORY = (Identity(bytes([seed]) * 32) for seed in range(1, 5))
+ROOM = next(
+    room
+    for room in rooms_of(A.peer_id, RUN_ID)
+    if may_enter(room, C.peer_id, RUN_ID) and not may_enter(room, MALLORY.peer_id, RUN_ID)
+)
+"""On the way of A and C."""
 
 
 class MemoryWorld:
@@ -166,6 +173,16 @@ def _forgeries() -> dict[str, tuple[str, str, bytes]]:
             _signed(Record(MALLORY.peer_id, "peers", b"x", far)),
         ),
         "empty": ("peers", MALLORY.peer_id, b""),
+        "in a room of others": (
+            ROOM,
+            MALLORY.peer_id,
+            _signed(Record(MALLORY.peer_id, ROOM, b"x", soon)),
+        ),
+        "of a room's name that none has": (
+            f"{ROOM}/0",
+            MALLORY.peer_id,
+            _signed(Record(MALLORY.peer_id, f"{ROOM}/0", b"x", soon)),
+        ),
     }
 
 
@@ -178,6 +195,22 @@ async def test_forged_records_are_refused(world: Any) -> None:
         assert not taken, name
     assert await _payloads(a) == {A.peer_id: b"true"}
     assert await _payloads(a, "rounds") == {}
+    assert await _payloads(a, ROOM) == {}
+
+
+async def test_a_room_has_the_records_of_those_on_whose_way_it_is(world: Any) -> None:
+    a, c = await world.start(A), await world.start(C)
+    await a.publish("peers", b"a, to all", lifetime_s=60)
+    for directory in (a, c):
+        await directory.publish(ROOM, b"to a room", lifetime_s=60)
+    for directory in (a, c):
+        assert await _payloads(directory, ROOM) == dict.fromkeys(
+            (A.peer_id, C.peer_id), b"to a room"
+        )
+        assert await _payloads(directory) == {A.peer_id: b"a, to all"}
+    mallory = await world.start(MALLORY)
+    with pytest.raises(LocalProtocolError, match="for others"):
+        await mallory.publish(ROOM, b"x", lifetime_s=60)
 
 
 async def test_a_true_record_is_taken_from_anybody(world: Any) -> None:

@@ -2,21 +2,31 @@
 
 import asyncio
 import logging
+import time
+from collections.abc import Sequence
 
 import pytest
 
 from peer.net import directory_hivemind
 from peer.net.directory_hivemind import HivemindDirectory
+from peer.net.directory_memory import MemoryBoard, MemoryDirectory
 from peer.net.p2pd import free_port
+from peer.net.record_rules import RecordRules
+from peer.ports import Directory
+from peer.presence import Presence
+from protocol import rooms
+from protocol.card import Card
 from protocol.errors import TransportError
-from protocol.identity import Identity
+from protocol.identity import Identity, PeerId
 from protocol.manifest import RunId
+from protocol.rooms import Rooms
 from protocol.ticket import Address
 
 pytestmark = pytest.mark.net
 
 RUN_ID = RunId("ab" * 32)
-A, B, C = (Identity(bytes([seed]) * 32) for seed in range(1, 4))
+CROWD = [Identity(bytes([seed]) * 32) for seed in range(1, 9)]
+A, B, C = CROWD[:3]
 
 
 def _address(directory: HivemindDirectory) -> Address:
@@ -83,3 +93,37 @@ async def test_the_announced_address_is_the_one_that_others_need() -> None:
         assert "0" not in {maddr.split("/")[4] for maddr in directory.multiaddrs()}
     finally:
         await directory.close()
+
+
+async def settled_in_rooms(directories: Sequence[Directory]) -> dict[PeerId, tuple[PeerId, ...]]:
+    """Returns whom each peer knows after some refreshes."""
+    presences = [
+        Presence(directory, peer.peer_id, Rooms(peer.peer_id, RUN_ID))
+        for directory, peer in zip(directories, CROWD, strict=True)
+    ]
+    for _ in range(6):
+        for presence in presences:
+            await presence.refresh()
+            await presence.announce(Card(wire_addresses=("127.0.0.1:1",)))
+    assert all(presence.rooms and min(presence.rooms.depths) > 0 for presence in presences)
+    return {
+        peer.peer_id: presence.members() for peer, presence in zip(CROWD, presences, strict=True)
+    }
+
+
+async def test_a_crowd_settles_in_its_rooms_as_it_does_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, count in {"FULL": 4, "PLACES": 5, "SPARSE": 3, "LONELY": 2}.items():
+        monkeypatch.setattr(rooms, name, count)
+    board = MemoryBoard(RecordRules(RUN_ID), time.time)
+    expected = await settled_in_rooms([MemoryDirectory(peer, board) for peer in CROWD])
+    directories: list[HivemindDirectory] = []
+    try:
+        for peer in CROWD:
+            entrance = [_address(directories[0])] if directories else []
+            directories.append(await HivemindDirectory.start(peer, RUN_ID, bootstrap=entrance))
+        assert await settled_in_rooms(directories) == expected
+    finally:
+        for directory in directories:
+            await directory.close()

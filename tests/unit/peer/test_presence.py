@@ -1,7 +1,7 @@
 """Presences over one board in memory, under a clock that the test sets."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,15 +13,18 @@ from protocol.card import TOPIC, Card
 from protocol.errors import MalformedMessage
 from protocol.identity import Identity, PeerId
 from protocol.manifest import RunId
+from protocol.record import Record
+from protocol.rooms import FULL, PLACES, Rooms
 from protocol.ticket import MAX_ADDRESSES, Address, Ticket, parse_ticket
 
 RUN_ID = RunId("ab" * 32)
+NOW_UNIX_S = 1_800_000_000.0
 IDS = [Identity(bytes([n]) * 32).peer_id for n in range(1, 40)]
 
 
 @dataclass
 class Board:
-    now_unix_s: float = 1_800_000_000.0
+    now_unix_s: float = NOW_UNIX_S
     board: MemoryBoard = field(init=False)
 
     def __post_init__(self) -> None:
@@ -30,6 +33,11 @@ class Board:
     def join(self, number: int) -> Presence:
         identity = Identity(bytes([number]) * 32)
         return Presence(MemoryDirectory(identity, self.board), identity.peer_id)
+
+    def join_rooms(self, number: int) -> Presence:
+        presence = self.join(number)
+        presence.rooms = Rooms(presence._our_id, RUN_ID)
+        return presence
 
 
 def card_of(number: int, role: str = "peer", **fields: int) -> Card:
@@ -133,6 +141,121 @@ async def test_a_directory_out_of_reach_ends_nothing_and_keeps_what_we_know() ->
     assert not running.done()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def live(board: Board, presences: list[Presence], times: int, *, role: str = "peer") -> None:
+    """Lets all announce themselves and look, time and again."""
+    for _ in range(times):
+        board.now_unix_s += 5
+        for number, presence in enumerate(presences, 1):
+            await presence.announce(card_of(number, role))
+        for presence in presences:
+            await presence.refresh()
+
+
+async def test_in_a_small_swarm_rooms_change_nothing() -> None:
+    board = Board()
+    presences = [board.join_rooms(number) for number in range(1, 6)]
+    plain = board.join(6)
+    await live(board, [*presences, plain], 3)
+    for presence in [*presences, plain]:
+        assert {*presence.members(), presence._our_id} == set(IDS[:6])
+
+
+@dataclass
+class Crowd:
+    """A swarm that has settled in its rooms."""
+
+    board: Board
+    presences: list[Presence]
+
+
+@pytest.fixture
+async def crowd() -> Crowd:
+    board = Board()
+    presences = [board.join_rooms(number) for number in range(1, 101)]
+    await live(board, presences, 12)
+    return Crowd(board, presences)
+
+
+async def test_in_a_crowd_we_know_some_and_they_know_us(crowd: Crowd) -> None:
+    members = {presence._our_id: presence.members() for presence in crowd.presences}
+    for peer, known in members.items():
+        assert 15 <= len(known) <= 60
+        assert all(peer in members[other] for other in known)
+    assert all(list(p.addresses(known)) for p in crowd.presences for known in p.members())
+
+
+async def test_a_newcomer_who_knows_of_no_rooms_yet_finds_somebody_and_then_its_own(
+    crowd: Crowd,
+) -> None:
+    newcomer = crowd.board.join(101)
+    await newcomer.refresh()
+    assert FULL <= len(newcomer.members()) <= PLACES
+    newcomer.rooms = Rooms(newcomer._our_id, RUN_ID)
+    await newcomer.refresh()
+    known = newcomer.members()
+    await live(crowd.board, [*crowd.presences, newcomer], 1)
+    assert sum(newcomer._our_id in crowd.presences[n].members() for n in range(100)) >= 15
+    assert len(set(known) & set(newcomer.members())) >= 15
+
+
+async def test_a_goodbye_reaches_all_who_know_us(crowd: Crowd) -> None:
+    leaving = crowd.presences[0]
+    await leaving.announce(card_of(1, "left"))
+    for presence in crowd.presences[1:]:
+        await presence.refresh()
+        assert leaving._our_id not in presence.members()
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+async def test_of_two_cards_in_two_rooms_the_newer_counts(order: tuple[int, int]) -> None:
+    records = {
+        topic: Record(IDS[1], topic, card_of(2, round=round).to_bytes(), NOW_UNIX_S + round)
+        for topic, round in zip(("peers", "peers/0/1"), order, strict=True)
+    }
+    presence = Presence(RoomyDirectory(records), IDS[0], AllRooms(records))  # type: ignore[arg-type]
+    await presence.refresh()
+    assert presence.cards[IDS[1]].round == 2
+
+
+class RoomyDirectory:
+    """Has a record in each room."""
+
+    def __init__(self, records: dict[str, Record]) -> None:
+        self.records = records
+
+    async def read(self, topic: str) -> list[Record]:
+        return [self.records[topic]]
+
+
+class AllRooms:
+    """Reads all rooms, and knows all who are there."""
+
+    def __init__(self, topics: Iterable[str]) -> None:
+        self.unread = tuple(topics)
+        self.owners: set[PeerId] = set()
+
+    def begin(self) -> None:
+        pass
+
+    def to_read(self) -> tuple[str, ...]:
+        return self.unread
+
+    def on_read(self, topic: str, owners: list[PeerId]) -> None:
+        self.unread = tuple(unread for unread in self.unread if unread != topic)
+        self.owners.update(owners)
+
+    def others(self) -> set[PeerId]:
+        return self.owners
+
+
+async def test_a_crowd_that_rushes_into_a_full_room_finds_its_way() -> None:
+    board = Board()
+    board.board.rules.max_records = FULL + 8
+    presences = [board.join_rooms(number) for number in range(1, 80)]
+    await live(board, presences, 12)
+    assert min(len(presence.members()) for presence in presences) >= 15
 
 
 class ListeningDirectory(MemoryDirectory):

@@ -4,6 +4,7 @@ import pytest
 
 from protocol.errors import LocalProtocolError
 from protocol.exchange import ExchangeConfig, Phase
+from protocol.gathering import MAX_VAIN_TRIES
 from protocol.group_exchange import GroupExchange
 from protocol.identity import PeerId
 from protocol.lottery import leader_order
@@ -267,12 +268,30 @@ def test_idle_is_in_no_roster() -> None:
     assert machine.phase is Phase.IDLE
 
 
-def test_of_two_rosters_the_first_counts() -> None:
+def test_of_two_rosters_the_smaller_one_is_refused_with_the_larger() -> None:
     machine = exchanging()
     machine.on_note(THIRD, roster(SECOND, THIRD, id=ID2), now_s=1.5)
-    assert drain(machine) == []
+    assert drain(machine) == [Send(THIRD, roster(FIRST, SECOND, THIRD))]
     machine.on_note(THIRD, ready(), now_s=1.6)
     assert sent(machine, Roster) == [(THIRD, roster(FIRST, SECOND, THIRD))]
+
+
+@pytest.mark.parametrize("members", [PEERS, (FIRST, SECOND, THIRD)], ids=["larger", "of its size"])
+def test_of_two_rosters_the_larger_one_is_entered(members: tuple[PeerId, ...]) -> None:
+    machine = exchanging()
+    machine.on_note(THIRD, roster(*members, id=ID2), now_s=1.5)
+    effects = drain(machine)
+    assert effects[0] == Discard(0, ID)
+    assert [effect.exchange_id for effect in effects if isinstance(effect, Offer)] == [ID2]
+    machine.on_note(FIRST, roster(FIRST, SECOND, THIRD), now_s=1.6)  # the first again, or late
+    assert drain(machine) == []
+
+
+def test_once_we_have_reduced_another_roster_comes_too_late() -> None:
+    machine = reducing()
+    machine.on_note(FOURTH, roster(*PEERS, id=ID2), now_s=2.5)
+    assert drain(machine) == []
+    assert machine.phase is Phase.EXCHANGING
 
 
 def test_the_roster_is_sent_again_to_a_member_whose_ready_repeats_and_to_no_other() -> None:
@@ -323,6 +342,25 @@ def test_a_failed_attempt_is_given_up_and_never_entered_again() -> None:
         machine.on_fetched(peer, part(ours), now_s=23.5)
         machine.on_fetch_failed(peer, part(ours), is_alive=False, now_s=23.5)
     assert drain(machine) == []
+
+
+def test_after_a_failed_attempt_nobody_is_ready_who_does_not_say_so_anew() -> None:
+    """Else all whose attempt fails together would close a roster of their own at once."""
+    machine = machine_of(FIRST, SECOND, THIRD)
+    machine.on_departed(10, now_s=1.0)
+    for peer in (SECOND, THIRD):
+        machine.on_note(peer, ready(), now_s=1.0)
+    assert machine.phase is Phase.EXCHANGING
+    (first, *_) = (effect for effect in drain(machine) if isinstance(effect, Offer))
+    ours = sorted((FIRST, SECOND, THIRD)).index(FIRST)
+    for _ in range(MAX_VAIN_TRIES):
+        for peer in (SECOND, THIRD):
+            machine.on_fetch_failed(peer, part(ours, first.exchange_id), is_alive=True, now_s=2.0)
+        machine.on_timer(now_s=3.0)
+    assert machine.phase is Phase.READY
+    assert set(machine.waiting_for()) == {SECOND, THIRD}
+    machine.on_timer(now_s=3.1)
+    assert sent(machine, Roster) == []
 
 
 def test_a_dead_reducer_whose_average_another_has() -> None:

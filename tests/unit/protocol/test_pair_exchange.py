@@ -350,9 +350,24 @@ def test_alone_it_waits_without_haste_and_pairs_with_the_first_to_come() -> None
         assert drain(machine) == []
         due_s = machine.next_deadline_s()
         assert due_s is not None
-        assert due_s == now_s + 1.0
+        assert now_s + 0.5 <= due_s < now_s + 1.5
     machine.on_members((HIGH,), now_s=due_s)
     assert asked(machine)[0] == HIGH
+
+
+def test_a_partner_that_could_not_be_fetched_from_is_refused_for_a_while() -> None:
+    machine = machine_of(HIGH)
+    machine.on_departed(10, now_s=0.0)
+    partner, first = asked(machine)
+    machine.on_note(partner, Answer(0, first.exchange_id, True, 5), now_s=0.1)
+    ref = BlobRef("part", 0, first.exchange_id)
+    machine.on_fetch_failed(partner, ref, is_alive=False, now_s=3.0)
+    drain(machine)
+    machine.on_note(partner, Propose(0, 7, 5, b"n" * 16), now_s=4.0)
+    (refusal,) = drain(machine)
+    assert refusal == Send(partner, Answer(0, b"n" * 16, False, 10))
+    machine.on_note(partner, Propose(0, 7, 5, b"m" * 16), now_s=8.1)
+    assert machine.phase is Phase.EXCHANGING
 
 
 def test_two_who_keep_asking_the_dead_still_meet() -> None:

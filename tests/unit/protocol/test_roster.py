@@ -41,6 +41,7 @@ COMPLETE = replace(GRACE, order=(A, B, C, D), complete_since_s=11.0)
         (replace(COMPLETE, our_id=D), 16.999, False, "a should close", 17.0),
         (replace(COMPLETE, our_id=D), 17.0, True, "the leader does not close", None),
         (replace(COMPLETE, complete_since_s=14.0), 13.0, True, "all are ready", None),
+        (replace(COMPLETE, our_id=B, complete_since_s=1.0), 10.0, False, "a should close", 12.0),
         (COMPLETE, -math.inf, False, "grace for 0 late peers", 11.0),
     ],
     ids=[
@@ -48,6 +49,7 @@ COMPLETE = replace(GRACE, order=(A, B, C, D), complete_since_s=11.0)
         *("second at the leader's time", "second before takeover", "second takes over"),
         *("third before takeover", "third takes over", "complete", "second when complete"),
         *("second takes over when complete", "last before", "last", "complete after grace"),
+        "second when complete before there was a quorum",
         "asked for the wake-up alone",
     ],
 )

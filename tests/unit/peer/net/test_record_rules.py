@@ -6,7 +6,8 @@ from peer.net.record_rules import RecordRules
 from protocol.errors import BadSignature, LimitExceeded, LocalProtocolError
 from protocol.identity import Identity
 from protocol.manifest import RunId
-from protocol.record import CLOCK_SKEW_S, MAX_LIFETIME_S
+from protocol.record import CLOCK_SKEW_S, MAX_LIFETIME_S, Record, sign_record
+from protocol.rooms import rooms_of
 
 A = Identity(b"a" * 32)
 NOW = 1_700_000_000.0
@@ -80,3 +81,30 @@ def test_a_newer_record_expires_later_whatever_was_asked(rules: RecordRules) -> 
     old, _ = rules.sign(A, "peers", b"x", lifetime_s=60, now_unix_s=NOW, previous=None)
     new, _ = rules.sign(A, "peers", b"y", lifetime_s=1, now_unix_s=NOW, previous=old)
     assert old.expires_unix_s < new.expires_unix_s < old.expires_unix_s + 1
+
+
+def test_a_room_is_a_topic_of_those_on_whose_way_it_is(rules: RecordRules) -> None:
+    theirs = Identity(b"b" * 32)
+    forbidden = sorted(
+        {*rooms_of(A.peer_id, rules.run_id)} - {*rooms_of(theirs.peer_id, rules.run_id)}
+    )
+    assert len(forbidden) >= 20
+    for room in forbidden:
+        record, data = rules.sign(A, room, b"x", lifetime_s=60, now_unix_s=NOW, previous=None)
+        assert rules.parse(room, A.peer_id, data, now_unix_s=NOW) == record
+        with pytest.raises(LocalProtocolError, match="for others"):
+            rules.sign(theirs, room, b"x", lifetime_s=60, now_unix_s=NOW, previous=None)
+        forged = Record(theirs.peer_id, room, b"x", NOW + 60)
+        data = sign_record(forged, run_id=rules.run_id, identity=theirs)
+        told = {"expires_unix_s": forged.expires_unix_s, "now_unix_s": NOW}
+        assert not rules.is_storable(room, theirs.peer_id, data, **told)
+        with pytest.raises(LimitExceeded, match="room of others"):
+            rules.parse(room, theirs.peer_id, data, now_unix_s=NOW)
+
+
+def test_a_record_of_one_room_is_none_of_another(rules: RecordRules) -> None:
+    upper, lower = rooms_of(A.peer_id, rules.run_id)[:2]
+    _, data = rules.sign(A, upper, b"x", lifetime_s=60, now_unix_s=NOW, previous=None)
+    for topic in (lower, "peers"):
+        with pytest.raises(BadSignature):
+            rules.parse(topic, A.peer_id, data, now_unix_s=NOW)
