@@ -1,0 +1,118 @@
+"""The directory of a simulated swarm: expiring records, seen by whom their owner could reach."""
+
+import asyncio
+from collections.abc import Sequence
+
+from peer.sim.network import VirtualHost, VirtualNetwork
+from protocol.errors import LimitExceeded, TransportError
+from protocol.identity import PeerId
+from protocol.record import CLOCK_SKEW_S, MAX_LIFETIME_S, Record
+
+LOOKUP_TRIPS = 3
+"""Hops of a lookup in a DHT, each a round trip."""
+LOOKUP_BYTES = 2000.0
+"""What one reading or publishing costs in sent and in received bytes, without the records."""
+
+
+class Board:
+    """What the nodes of the DHT hold together. Records are not signed: nobody here forges any.
+
+    A record is seen by those who were connected to its owner when it was published, by whatever
+    way around through running hosts: the two sides of a split do not see each other's news.
+    """
+
+    def __init__(self, network: VirtualNetwork, *, max_records: int = 256) -> None:
+        self.network = network
+        self._max_records = max_records
+        self._topics: dict[str, dict[PeerId, tuple[Record, frozenset[PeerId] | None]]] = {}
+
+    def store(self, record: Record) -> bool:
+        """Keeps a record, unless there is a newer one, or the topic is full."""
+        records = self._topics.setdefault(record.topic, {})
+        old = records.get(record.owner)
+        if old is None and len(records) >= self._max_records:
+            return False
+        if old is not None and old[0].expires_unix_s >= record.expires_unix_s:
+            return False
+        records[record.owner] = record, self._reached_by(record.owner)
+        return True
+
+    def records(self, topic: str, reader: VirtualHost) -> list[Record]:
+        """Returns what a host sees that is alive by its own clock."""
+        now_s = self.network.clock.now_s + reader.clock_offset_s
+        found = []
+        for owner, (record, seen_by) in list(self._topics.get(topic, {}).items()):
+            left_s = record.expires_unix_s - now_s
+            if record.expires_unix_s + MAX_LIFETIME_S < self.network.clock.now_s:
+                del self._topics[topic][owner]
+            if not 0 < left_s < MAX_LIFETIME_S + CLOCK_SKEW_S:
+                continue
+            if seen_by is None or reader.host_id in seen_by:
+                found.append(record)
+        return sorted(found, key=lambda record: record.owner)
+
+    def _reached_by(self, owner: PeerId) -> frozenset[PeerId] | None:
+        """Returns who is connected to a host, with detours; None for everybody."""
+        network = self.network
+        if not network.is_split:
+            return None
+        reached, frontier = {owner}, [owner]
+        while frontier:
+            here = frontier.pop()
+            for there, host in network.hosts.items():
+                is_new = there not in reached and not host.is_dead
+                if is_new and network.is_open(here, there) and network.is_open(there, here):
+                    reached.add(there)
+                    frontier.append(there)
+        return frozenset(reached)
+
+
+class SimDirectory:
+    """Implements `peer.ports.Directory`.
+
+    Args:
+        board: What all share.
+        host: Ours.
+    """
+
+    def __init__(self, board: Board, host: VirtualHost) -> None:
+        self._board = board
+        self._host = host
+        self._own: dict[str, Record] = {}
+
+    async def publish(self, topic: str, payload: bytes, *, lifetime_s: float) -> None:
+        """Sets our own record.
+
+        Raises:
+            LimitExceeded: it would live too long.
+            TransportError: nobody takes it.
+        """
+        if not 0 < lifetime_s <= MAX_LIFETIME_S:
+            raise LimitExceeded(f"a record lives for at most {MAX_LIFETIME_S:g} s")
+        await self._look_up(len(payload), 0)
+        expires_s = self._board.network.clock.now_s + self._host.clock_offset_s + lifetime_s
+        if previous := self._own.get(topic):
+            expires_s = max(expires_s, previous.expires_unix_s + 0.001)
+        record = Record(self._host.host_id, topic, payload, expires_s)
+        if not self._board.store(record):
+            raise TransportError(f"nobody stored our record under {topic!r}")
+        self._own[topic] = record
+
+    async def read(self, topic: str) -> list[Record]:
+        """Returns every living record that we see, our own included."""
+        await self._look_up(0, 0)
+        records = self._board.records(topic, self._host)
+        self._host.received_bytes += sum(len(record.payload) for record in records)
+        return records
+
+    def multiaddrs(self) -> Sequence[str]:
+        """Returns nothing: there is nowhere to enter."""
+        return ()
+
+    async def close(self) -> None:
+        """Leaves."""
+
+    async def _look_up(self, sent_bytes: float, received_bytes: float) -> None:
+        self._host.sent_bytes += LOOKUP_BYTES + sent_bytes
+        self._host.received_bytes += LOOKUP_BYTES + received_bytes
+        await asyncio.sleep(LOOKUP_TRIPS * 2 * self._host.link.latency_s)
