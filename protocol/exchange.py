@@ -84,7 +84,9 @@ class Exchange(abc.ABC):
             now_s: The time.
         """
         self._others = tuple(sorted(peer for peer in others if peer != self.config.our_id))
-        self._audience = tuple(sorted({*self._others, *holders} - {self.config.our_id}))
+        self._audience = self._others
+        if holders:
+            self._audience = tuple(sorted({*self._others, *holders} - {self.config.our_id}))
         self.on_timer(now_s=now_s)
 
     def on_unreachable(self, peer: PeerId, *, now_s: float) -> None:

@@ -45,6 +45,11 @@ READY_LIFE = 3.5
 """A READY is believed for so many times `resend_s`, so that losing one or two does no harm."""
 
 
+FRESH_READY = 1.5
+"""The same for a peer that has only just become ready itself: the others may have closed a roster
+without it, and it must not close another one."""
+
+
 class GroupExchange(Exchange):
     """See the module docstring."""
 
@@ -80,6 +85,8 @@ class GroupExchange(Exchange):
         if self.is_using_snapshot:
             raise LocalProtocolError("a departure while the last snapshot is in use")
         self._tokens = tokens
+        if self.phase is Phase.IDLE:
+            self._forget_silent(now_s, FRESH_READY)
         self.phase = Phase.READY
         self._announce(now_s)
         self.on_timer(now_s=now_s)
@@ -142,7 +149,7 @@ class GroupExchange(Exchange):
         if self.phase is Phase.READY:
             if self._resend_at_s is not None and now_s >= self._resend_at_s:
                 self._announce(now_s)
-                self._forget_silent(now_s)
+                self._forget_silent(now_s, READY_LIFE)
             if self._decide(now_s).close:
                 self._close_roster(now_s)
         elif self.phase is Phase.EXCHANGING and self._gathering:
@@ -166,9 +173,9 @@ class GroupExchange(Exchange):
         for peer in self._audience:
             self._do(Send(peer, self._our_ready()))
 
-    def _forget_silent(self, now_s: float) -> None:
+    def _forget_silent(self, now_s: float, life: float) -> None:
         """Who is ready says so every `resend_s`; who is silent is gone, or in another exchange."""
-        oldest_s = now_s - READY_LIFE * self.config.resend_s
+        oldest_s = now_s - life * self.config.resend_s
         for peer in [peer for peer, heard_s in self._heard_at_s.items() if heard_s < oldest_s]:
             del self._heard_at_s[peer]
             self._ready.pop(peer, None)
@@ -258,20 +265,23 @@ class GroupExchange(Exchange):
             self._choose(src, note, now_s)
 
     def _choose(self, src: PeerId, other: Roster, now_s: float) -> None:
-        """Two closed a roster at once: the larger one counts, where ours can still be left.
+        """Two closed a roster at once, and a member of ours is in the other: the larger one counts.
 
-        It can while we have reduced nothing: without our average nobody completes it.
+        Ours can be left while we have reduced nothing: without our average nobody completes it.
         """
         ours, gathering = self._roster, self._gathering
-        if not ours or not gathering or not gathering.is_reducing:
+        if not ours or not gathering or not gathering.is_reducing or src not in ours.peer_ids:
             return
-        if _rank(other) > _rank(ours):
-            self._do(Discard(self.config.fragment, ours.exchange_id))
-            self._given_up.add(ours.exchange_id)
-            self._tell("roster_left", partners=list(ours.peer_ids))
-            self._accept(other, now_s)
-        elif src in ours.peer_ids:
+        if _rank(other) < _rank(ours):
             self._do(Send(src, ours))
+            return
+        self._do(Discard(self.config.fragment, ours.exchange_id))
+        self._given_up.add(ours.exchange_id)
+        self._tell("roster_left", partners=list(ours.peer_ids))
+        for peer in gathering.partners:
+            if peer != src and peer in other.peer_ids:
+                self._do(Send(peer, other))
+        self._accept(other, now_s)
 
     def _accept(self, roster: Roster, now_s: float) -> None:
         self.phase, self._roster = Phase.EXCHANGING, roster

@@ -14,6 +14,7 @@ from protocol.manifest import RunId
 MAX_RECORD_BYTES = 4096
 MAX_LIFETIME_S = 300.0
 CLOCK_SKEW_S = 30.0
+_MIN_STEP_S = 0.001
 """Home machines' clocks are that wrong; it only stretches how long a record is believed."""
 
 _DOMAIN = b"thinwire record 1\0"
@@ -64,6 +65,25 @@ def parse_record(
         raise LimitExceeded("an expired record")
     verify(record.owner, data[:64], _signed_bytes(record, run_id))
     return record
+
+
+def next_expiry(lifetime_s: float, *, now_unix_s: float, previous_unix_s: float | None) -> float:
+    """Returns when a record of so long a life expires that replaces one of ours.
+
+    Of two records the one that expires later is the newer, so a record that follows one of a longer
+    life lives just a little longer than that. One that would live too long was stored by nobody:
+    our clock was wrong then, and it need not be followed.
+
+    Args:
+        lifetime_s: Wanted.
+        now_unix_s: By our clock.
+        previous_unix_s: When our last record under this topic expires; None if there is none.
+    """
+    expires_unix_s = now_unix_s + lifetime_s
+    longest_s = MAX_LIFETIME_S + CLOCK_SKEW_S
+    if previous_unix_s is None or previous_unix_s - now_unix_s >= longest_s:
+        return expires_unix_s
+    return max(expires_unix_s, previous_unix_s + _MIN_STEP_S)
 
 
 def _signed_bytes(record: Record, run_id: RunId) -> bytes:

@@ -6,13 +6,18 @@ from collections.abc import Iterable
 from protocol.errors import LimitExceeded, LocalProtocolError, ThinwireError
 from protocol.identity import Identity
 from protocol.manifest import RunId
-from protocol.record import CLOCK_SKEW_S, MAX_LIFETIME_S, Record, parse_record, sign_record
+from protocol.record import (
+    CLOCK_SKEW_S,
+    MAX_LIFETIME_S,
+    Record,
+    next_expiry,
+    parse_record,
+    sign_record,
+)
 from protocol.rooms import is_room, may_enter
 
 TOPICS = ("peers", "rounds", "digests")
 """What a run publishes, unless a directory is told otherwise. All else is refused, but rooms."""
-
-_MIN_STEP_S = 0.001
 
 
 class RecordRules:
@@ -54,9 +59,6 @@ class RecordRules:
     ) -> tuple[Record, bytes]:
         """Returns our record, and the bytes to publish.
 
-        Of two records the one that expires later is the newer, so a record that follows one of a
-        longer life lives just a little longer than that.
-
         Raises:
             LimitExceeded: too large, or to live too long.
             LocalProtocolError: there is no such topic, or it is a room of others.
@@ -66,9 +68,11 @@ class RecordRules:
             raise LocalProtocolError(f"the room {topic!r} is for others")
         if not 0 < lifetime_s <= MAX_LIFETIME_S:
             raise LimitExceeded(f"a record lives for at most {MAX_LIFETIME_S:g} s")
-        expires_unix_s = now_unix_s + lifetime_s
-        if previous is not None:
-            expires_unix_s = max(expires_unix_s, previous.expires_unix_s + _MIN_STEP_S)
+        expires_unix_s = next_expiry(
+            lifetime_s,
+            now_unix_s=now_unix_s,
+            previous_unix_s=None if previous is None else previous.expires_unix_s,
+        )
         record = Record(identity.peer_id, topic, payload, expires_unix_s)
         return record, sign_record(record, run_id=self.run_id, identity=identity)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from peer.sim.network import VirtualHost, VirtualNetwork
 from protocol.errors import LimitExceeded, TransportError
 from protocol.identity import PeerId
-from protocol.record import CLOCK_SKEW_S, MAX_LIFETIME_S, Record
+from protocol.record import CLOCK_SKEW_S, MAX_LIFETIME_S, Record, next_expiry
 
 LOOKUP_TRIPS = 3
 """Hops of a lookup in a DHT, each a round trip."""
@@ -27,7 +27,9 @@ class Board:
         self._topics: dict[str, dict[PeerId, tuple[Record, frozenset[PeerId] | None]]] = {}
 
     def store(self, record: Record) -> bool:
-        """Keeps a record, unless there is a newer one, or the topic is full."""
+        """Keeps a record, unless it lives too long, is an old one, or the topic is full."""
+        if record.expires_unix_s - self.network.clock.now_s >= MAX_LIFETIME_S + CLOCK_SKEW_S:
+            return False
         records = self._topics.setdefault(record.topic, {})
         old = records.get(record.owner)
         if old is None and len(records) >= self._max_records:
@@ -90,9 +92,12 @@ class SimDirectory:
         if not 0 < lifetime_s <= MAX_LIFETIME_S:
             raise LimitExceeded(f"a record lives for at most {MAX_LIFETIME_S:g} s")
         await self._look_up(len(payload), 0)
-        expires_s = self._board.network.clock.now_s + self._host.clock_offset_s + lifetime_s
-        if previous := self._own.get(topic):
-            expires_s = max(expires_s, previous.expires_unix_s + 0.001)
+        previous = self._own.get(topic)
+        expires_s = next_expiry(
+            lifetime_s,
+            now_unix_s=self._board.network.clock.now_s + self._host.clock_offset_s,
+            previous_unix_s=None if previous is None else previous.expires_unix_s,
+        )
         record = Record(self._host.host_id, topic, payload, expires_s)
         if not self._board.store(record):
             raise TransportError(f"nobody stored our record under {topic!r}")

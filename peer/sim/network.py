@@ -14,12 +14,15 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from peer.sim.clock import VirtualClock
 from protocol.identity import PeerId
 
 SEGMENT_BYTES = 1448
+HEADERS_FRAC = 0.055
+"""IP and TCP headers, and acknowledgements of the other direction: they take time, but are not
+counted as bytes of sockets."""
 MATHIS = 1.22
 """Rate = MATHIS * segment / (round trip * sqrt(loss)), for a connection that halves its window."""
 RETRANSMIT_S = 0.2
@@ -223,13 +226,7 @@ class VirtualNetwork:
             self.fired["duplicate"] += 1
             copies = 2
 
-        def arrive() -> None:
-            if self._cuts and not self.is_open(src, dst):
-                self._pass(src, dst, arrive)  # later
-                return
-            other.received_bytes += num_bytes
-            deliver()
-
+        arrive = partial(self._arrive, one, other, num_bytes, deliver)
         for _ in range(copies):
             late_s = delay_s + self._retransmissions_s(one, other)
             if weather.reorder_s:
@@ -260,14 +257,15 @@ class VirtualNetwork:
         one, other, now_s = self.hosts[src], self.hosts[dst], self.clock.now_s
         rate_bps = min(one.link.up_bps, self._connection_bps(one, other))
         begins_s = max(now_s, one.up_free_at_s)
-        one.up_free_at_s = begins_s + 8 * num_bytes / one.link.up_bps
-        left_at_s = begins_s + 8 * num_bytes / rate_bps
+        num_bits = 8 * num_bytes * (1 + HEADERS_FRAC)
+        one.up_free_at_s = begins_s + num_bits / one.link.up_bps
+        left_at_s = begins_s + num_bits / rate_bps
         one.sent_bytes += num_bytes
 
         def leave() -> None:
             latency_s = self._latency_s(one, other)
             # The first bytes arrive while the last have not left yet.
-            took_s = 8 * num_bytes / other.link.down_bps
+            took_s = num_bits / other.link.down_bps
             starts_s = max(begins_s + latency_s, other.down_free_at_s)
             other.down_free_at_s = starts_s + took_s
             arrives_s = max(other.down_free_at_s, self.clock.now_s + latency_s)
@@ -281,6 +279,17 @@ class VirtualNetwork:
             deliver()
 
         self.clock.at(left_at_s, lambda: self._pass(src, dst, leave))
+
+    def _arrive(
+        self, one: VirtualHost, other: VirtualHost, num_bytes: float, deliver: Action
+    ) -> None:
+        """Delivers a note, now, or when the path is open again."""
+        if self._cuts and not self.is_open(one.host_id, other.host_id):
+            again = partial(self._arrive, one, other, num_bytes, deliver)
+            self._pass(one.host_id, other.host_id, again)
+            return
+        other.received_bytes += num_bytes
+        deliver()
 
     def _cross(self, src: PeerId, dst: PeerId, action: Action, extra_s: float) -> None:
         delay_s = self._latency_s(self.hosts[src], self.hosts[dst]) + extra_s

@@ -122,7 +122,7 @@ class SimPeer:
         events = swarm.trace.of(self.host, swarm.loop.time)
         trainer = self.trainer = SimTrainer(
             self.learner,
-            self._next_step_s,
+            lambda: self.next_step_s(),
             on_news=lambda news: self._life.on_news(news),
             max_steps=swarm.max_steps,
             evaluation_bytes=swarm.evaluation_bytes,
@@ -173,7 +173,8 @@ class SimPeer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _next_step_s(self) -> float:
+    def next_step_s(self) -> float:
+        """Returns how long the next inner step takes."""
         seat = self.seat
         own_s = log_normal(self._swarm.rng, seat.step_s, seat.step_cv)
         step_s = own_s * self.slowness

@@ -83,6 +83,9 @@ class SimWire:
         self._context = context
         self._config = config
         self._inbox = inbox
+        self.payload_sent_bytes = 0.0
+        self.payload_received_bytes = 0.0
+        """Notes and bulk data alone, without what carries them."""
         self._connections: dict[PeerId, SimWire] = {}
         self._failed_dials: dict[PeerId, tuple[float, int]] = {}
         """When to dial again, after how many failures."""
@@ -104,6 +107,7 @@ class SimWire:
             RemoteError: they refuse it.
         """
         data = note_to_bytes(note)
+        self.payload_sent_bytes += len(data)
         their = await self._connect(dst)
         taken: asyncio.Future[str] = self._internet.loop.create_future()
         self._say(their, len(data), lambda: their._on_note(self, data, taken), is_repeatable=True)
@@ -160,6 +164,7 @@ class SimWire:
 
     def _on_note(self, src: "SimWire", data: bytes, taken: "asyncio.Future[str]") -> None:
         config, reason = self._config, ""
+        self.payload_received_bytes += len(data)
         try:
             note = parse_note(
                 data,
@@ -336,11 +341,14 @@ class _Stream:
         has_left: asyncio.Future[None] = loop.create_future()
         message = self._weathered(bytes(message))
         is_chunk = message[0] == frames.CHUNK
-        scale = server._internet.byte_scale * (1 + CHUNK_OVERHEAD_FRAC) if is_chunk else 1.0
+        scale = server._internet.byte_scale if is_chunk else 1.0
+        if is_chunk:
+            server.payload_sent_bytes += len(message) * scale
+            client.payload_received_bytes += len(message) * scale
         network.chunk(
             server._our_id,
             client._our_id,
-            len(message) * scale,
+            len(message) * scale * (1 + CHUNK_OVERHEAD_FRAC),
             lambda: client._run(lambda: self._arrived.put_nowait(message)),
             left=lambda: server._run(lambda: _settle(has_left, None)),
             flow=self._flow,

@@ -282,14 +282,33 @@ def test_of_two_rosters_the_larger_one_is_entered(members: tuple[PeerId, ...]) -
     machine.on_note(THIRD, roster(*members, id=ID2), now_s=1.5)
     effects = drain(machine)
     assert effects[0] == Discard(0, ID)
+    assert Send(FIRST, roster(*members, id=ID2)) in effects  # who may not know of it yet
     assert [effect.exchange_id for effect in effects if isinstance(effect, Offer)] == [ID2]
     machine.on_note(FIRST, roster(FIRST, SECOND, THIRD), now_s=1.6)  # the first again, or late
     assert drain(machine) == []
 
 
+def test_a_latecomers_larger_roster_does_not_break_up_ours() -> None:
+    machine = exchanging()
+    machine.on_note(FOURTH, roster(*PEERS, id=ID2), now_s=1.5)
+    assert drain(machine) == []
+
+
+def test_a_latecomer_closes_no_roster_of_those_who_have_fallen_silent() -> None:
+    machine = machine_of(FIRST, SECOND, THIRD)
+    for peer in (SECOND, THIRD):
+        machine.on_note(peer, ready(), now_s=1.0)
+    drain(machine)
+    machine.on_departed(10, now_s=3.0)
+    assert sent(machine, Roster) == []
+    for peer in (SECOND, THIRD):
+        machine.on_note(peer, ready(), now_s=3.5)
+    assert len(sent(machine, Roster)) == 2
+
+
 def test_once_we_have_reduced_another_roster_comes_too_late() -> None:
     machine = reducing()
-    machine.on_note(FOURTH, roster(*PEERS, id=ID2), now_s=2.5)
+    machine.on_note(THIRD, roster(*PEERS, id=ID2), now_s=2.5)
     assert drain(machine) == []
     assert machine.phase is Phase.EXCHANGING
 

@@ -14,6 +14,7 @@ from protocol.record import (
     MAX_LIFETIME_S,
     MAX_RECORD_BYTES,
     Record,
+    next_expiry,
     parse_record,
     sign_record,
 )
@@ -133,3 +134,16 @@ def test_names_that_are_too_long_are_refused() -> None:
 def test_any_bytes_are_refused(tail: bytes, left_s: float) -> None:
     with pytest.raises(RemoteError):
         parse(bytes(64) + struct.pack(">d", NOW_S + left_s) + tail)
+
+
+def test_a_record_expires_after_the_one_that_it_replaces() -> None:
+    later = next_expiry(1.0, now_unix_s=1000.0, previous_unix_s=1060.0)
+    assert 1060.0 < later < 1061.0
+    assert next_expiry(60.0, now_unix_s=1000.0, previous_unix_s=1030.0) == 1060.0
+    assert next_expiry(60.0, now_unix_s=1000.0, previous_unix_s=None) == 1060.0
+
+
+def test_a_record_of_a_time_when_our_clock_was_ahead_is_not_followed() -> None:
+    """Nobody stored that one; to follow it would make us invisible until its time has come."""
+    wrong_s = 1000.0 + MAX_LIFETIME_S + CLOCK_SKEW_S
+    assert next_expiry(60.0, now_unix_s=1000.0, previous_unix_s=wrong_s) == 1060.0
