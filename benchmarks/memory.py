@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import facts
-from bootstrap.found import method_settings
 from optim.layout import Layout, layout_of
 from optim.method import Method
 from optim.presets import PRESETS
 from peer.method import method_of_run
 from peer.mixing import Mixing
+from peer.settings import method_settings
 from peer.train.model import layout_of_run
 from protocol.identity import PeerId
 from protocol.machine import BlobRef, Fetch, Land, Offer, Reduce

@@ -1,10 +1,11 @@
-"""The real swarm, measured: peers as processes on the real wire, over links like those at home.
+"""Simulator against reality: the same small swarm under a virtual clock, and as real processes.
 
     python -m benchmarks.reality [SCENARIO ...] [--duration-s 120] [--keep FOLDER]
 
-Each scenario is small enough for one machine and is described completely by a `Scenario`, so that a
-simulator can be given the same one. `measure_real` runs it in a laboratory of `benchmarks.links`
-and returns an `Outcome`. Prints one JSON object; needs what `benchmarks.links` needs.
+Each scenario is small enough for one machine and is described completely by a `Scenario`.
+`measure_real` runs it on the real wire, in a laboratory of `benchmarks.links`, and
+`benchmarks.virtuality` gives the same one to the simulator. Prints a table and one JSON object;
+needs what `benchmarks.links` needs.
 
 Nothing is simulated here but the links and the speed of the machines: peers are started from a
 ticket, and find each other in the directory. An inner step is a real one that lasts `step_s`, since
@@ -434,6 +435,22 @@ def be_trainer(role: Role, arguments: list[str]) -> int:
 # ---- the command line
 
 
+def comparison(name: str, real: Outcome, simulated: Outcome) -> str:
+    """Returns one line a figure: real, simulated, and how far they are apart; sums of all peers."""
+    lines = [f"{name}: real, simulated, simulated / real"]
+    figures: dict[str, Callable[[PeerOutcome], float]] = {
+        "utilisation": lambda peer: peer.utilisation / len(real.peers),
+        "rounds": lambda peer: peer.rounds,
+        "payload, bytes": lambda peer: peer.payload_bytes.sent,
+        "sockets, bytes": lambda peer: peer.socket_bytes.sent if peer.socket_bytes else 0,
+        "exchange, s": lambda peer: (peer.median_exchange_s or 0.0) / len(real.peers),
+    }
+    for what, figure in figures.items():
+        ours, theirs = sum(map(figure, simulated.peers)), sum(map(figure, real.peers))
+        lines.append(f"  {what:16}{theirs:12.5g}{ours:12.5g}{ours / theirs if theirs else 0:8.3f}")
+    return "\n".join(lines)
+
+
 def say(line: str) -> None:
     """Tells people how it goes."""
     print(line, file=sys.stderr, flush=True)
@@ -455,6 +472,8 @@ def main() -> None:
     names = options.scenarios or list(SCENARIOS)
     if unknown := set(names) - SCENARIOS.keys():
         parser.error(f"there is no scenario {unknown.pop()}; choose from {', '.join(SCENARIOS)}")
+    from benchmarks.virtuality import measure_simulated  # which takes its scenarios from here
+
     if reason := why_not():
         sys.exit(reason)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everybody is dismissed
@@ -466,8 +485,15 @@ def main() -> None:
             folder = Path(temporary) if options.keep is None else options.keep / name
             folder.mkdir(parents=True, exist_ok=options.keep is None)
             real = measure_real(scenario, folder.resolve())
+        simulated = measure_simulated(scenario)
+        say(comparison(name, real, simulated))
         result["scenarios"].append(
-            {"name": name, "scenario": asdict(scenario), "real": real.to_json()}
+            {
+                "name": name,
+                "scenario": asdict(scenario),
+                "real": real.to_json(),
+                "simulated": simulated.to_json(),
+            }
         )
     print(json.dumps(result))
 

@@ -20,7 +20,8 @@ def new(
     """Found a run: check its settings, sign them, and write the run's folder."""
     console = Console()
     with console.status("loading"):
-        from bootstrap.found import found, read_settings
+        from bootstrap.found import found
+        from peer.settings import read_settings
         from peer.train.model import layout_of_run
     with console.status("reading the text"):
         manifest = found(read_settings(settings), directory)

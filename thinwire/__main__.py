@@ -8,6 +8,8 @@ import typer
 from bootstrap.cli import bootstrap, new
 from peer.cli.demo import demo
 from peer.cli.join import join
+from peer.cli.plan import plan
+from peer.cli.simulate import simulate
 from protocol.errors import ConfigError, ThinwireError
 from thinwire import __version__
 
@@ -17,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (new, bootstrap, join, demo):
+for command in (new, bootstrap, join, demo, simulate, plan):
     app.command()(command)
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peer.status import PeerStatus
+from peer.units import format_bytes
 
 PLAIN_EVERY_S = 10.0
 REFRESH_S = 0.25
@@ -55,22 +56,10 @@ def line(status: PeerStatus) -> str:
         f"round {status.round}",
         f"{len(status.members)} others",
         f"exchanges {status.exchanges_done} done {status.exchanges_failed} failed",
-        f"up {size(status.sent_bytes)} down {size(status.received_bytes)}",
+        f"up {format_bytes(status.sent_bytes)} down {format_bytes(status.received_bytes)}",
         status.phase,
     ]
     return " | ".join(parts)
-
-
-def size(num_bytes: float) -> str:
-    """Returns a number of bytes for people."""
-    if num_bytes < 1000:
-        return f"{num_bytes:.0f} B"
-    for unit in ("kB", "MB", "GB"):
-        num_bytes /= 1000
-        if num_bytes < 999.95:  # from there on it would be shown as 1000.0
-            return f"{num_bytes:.1f} {unit}"
-    num_bytes /= 1000
-    return f"{num_bytes:.1f} TB"
 
 
 def _screen(status: PeerStatus, title: str, *, width: int) -> Panel:
@@ -94,8 +83,8 @@ def _screen(status: PeerStatus, title: str, *, width: int) -> Panel:
             ("partners", ", ".join(peer[-6:] for peer in status.partners) or "-"),
         ),
         (
-            ("sent", size(status.sent_bytes)),
-            ("received", size(status.received_bytes)),
+            ("sent", format_bytes(status.sent_bytes)),
+            ("received", format_bytes(status.received_bytes)),
         ),
         (
             ("your part", _contribution(status)),

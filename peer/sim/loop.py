@@ -205,7 +205,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         """Cancels all tasks, and lets them end."""
         if not self._is_closed:
             tasks = asyncio.all_tasks(self)
-            for task in tasks:
+            for task in sorted(tasks, key=_age):
                 task.cancel()
             if tasks:
                 self.run_until_complete(_all_of(tasks))
@@ -229,6 +229,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Keeps what asyncio reports, for `problems`."""
         self.problems.append(context)
+
+
+def _age(task: "asyncio.Task[Any]") -> tuple[int, str]:
+    name = task.get_name()  # "Task-7": numbered as they were made
+    return len(name), name
 
 
 async def _all_of(tasks: "set[asyncio.Task[Any]]") -> None:

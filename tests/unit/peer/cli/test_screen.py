@@ -4,11 +4,9 @@ import re
 import pytest
 from rich.console import Console
 
-from peer.cli.screen import _screen, line, show, size
+from peer.cli.screen import _screen, line, show
 from peer.status import PeerStatus
 from protocol.identity import PeerId
-
-ROUNDING = "peer/cli/screen.py: the unit is chosen before rounding, so 1000.0 kB appears"
 
 
 class Nothing:
@@ -49,23 +47,6 @@ def busy() -> PeerStatus:
         received_bytes=12_345,
         notices=["the validation text here is not the run's", "no checkpoint: [Errno 28]", "third"],
     )
-
-
-@pytest.mark.parametrize(
-    ("num_bytes", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (999_900, "999.9 kB"),
-        (1_000_000, "1.0 MB"),
-        (2_345_000_000, "2.3 GB"),
-        (5 * 10**15, "5000.0 TB"),
-        (999_999, "1.0 MB"),
-    ],
-)
-def test_a_size_for_people(num_bytes: int, text: str) -> None:
-    assert size(num_bytes) == text
 
 
 def test_the_line_says_what_matters_and_fits_one_line() -> None:

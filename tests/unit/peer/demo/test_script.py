@@ -2,9 +2,9 @@ import tomllib
 
 import pytest
 
-from bootstrap.found import method_settings
 from peer.demo import script
 from peer.method import check_method
+from peer.settings import method_settings
 from protocol.errors import ConfigError
 from protocol.manifest import manifest_from
 
