@@ -12,12 +12,14 @@ from peer.presence import Presence
 from peer.run_folder import Run
 from protocol.errors import ConfigError, RemoteError, RunMismatch, TransportError
 from protocol.identity import Identity, PeerId
+from protocol.lottery import donor_order
 from protocol.machine import BlobRef
-from protocol.manifest import verify_manifest
+from protocol.manifest import Manifest, verify_manifest
 
 logger = logging.getLogger(__name__)
 
 ASK_AGAIN_S = 0.3
+PAIRS_SLACK_FRAC = 0.1
 
 
 async def find_run(identity: Identity, config: PeerConfig, presence: Presence) -> Run:
@@ -72,9 +74,9 @@ def check_run(run: Run, config: PeerConfig) -> None:
 
 
 async def fetch_state(
-    mixing: Mixing, wire: Wire, presence: Presence, *, wait_s: float
+    mixing: Mixing, wire: Wire, presence: Presence, manifest: Manifest, *, wait_s: float
 ) -> tuple[PeerId | None, int]:
-    """Takes anchors, outer state and rounds from the peer that is farthest.
+    """Takes anchors, outer state and rounds from one of the peers that are farthest.
 
     Returns:
         The donor, and the step of the run that it is at; or None and 0 when nobody has come farther
@@ -83,12 +85,17 @@ async def fetch_state(
     """
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + wait_s
+    # Rounds of pairs differ from peer to peer, and mean little; those of groups are the same.
+    slack_frac = PAIRS_SLACK_FRAC if manifest.method.mixing == "pairs" else 0.0
     while True:
         cards = presence.cards
-        donors = [
-            peer for peer in (*presence.members(), *presence.holders()) if cards[peer].round > 0
-        ]
-        for donor in sorted(donors, key=lambda peer: -cards[peer].round):
+        rounds = {
+            peer: cards[peer].round
+            for peer in (*presence.members(), *presence.holders())
+            if cards[peer].round > 0
+        }
+        donors = donor_order(presence.our_id, rounds, run_id=manifest.run_id, slack_frac=slack_frac)
+        for donor in donors:
             if await _fetch_from(donor, mixing, wire):
                 return donor, cards[donor].step
         if not donors or loop.time() >= deadline_s:

@@ -68,7 +68,7 @@ class Life:
         """Called whenever the directory has been read."""
 
     async def enter(self, *, wait_s: float, **facts: object) -> None:
-        """Takes the state of the peer that is farthest, and starts the trainer from it.
+        """Takes the state of a peer that is farthest, and starts the trainer from it.
 
         Args:
             wait_s: So long another peer's state is asked for.
@@ -76,7 +76,9 @@ class Life:
         """
         parts, status = self._parts, self._parts.status
         await parts.presence.refresh_quietly()
-        donor, step = await fetch_state(parts.mixing, parts.wire, parts.presence, wait_s=wait_s)
+        donor, step = await fetch_state(
+            parts.mixing, parts.wire, parts.presence, parts.manifest, wait_s=wait_s
+        )
         # The donor's card may be some seconds old, its round is not.
         interval_steps = parts.manifest.method.schedule.interval_steps
         status.step = max(step, parts.mixing.outer[0].round * interval_steps)

@@ -38,7 +38,7 @@ class Presence:
         """May be set later, when the run's method is known."""
         self.cards: dict[PeerId, Card] = {}
         """Of all others whom we know now."""
-        self._our_id = our_id
+        self.our_id = our_id
         self._refresh_now = asyncio.Event()
 
     def addresses(self, peer_id: PeerId) -> Sequence[str]:
@@ -65,7 +65,7 @@ class Presence:
         """Reads the cards of all whom we know. A card that makes no sense is as good as none."""
         cards = {}
         for record in await self._read():
-            if record.owner == self._our_id:
+            if record.owner == self.our_id:
                 continue
             try:
                 cards[record.owner] = parse_card(record.payload)
@@ -139,7 +139,7 @@ class Presence:
         It lists us first, then those whom `ticket` lists, then the other peers of now.
         """
         ours = [address_of(maddr) for maddr in self.directory.multiaddrs()]
-        listed = [address for address in ticket.addresses if address.peer_id != self._our_id]
+        listed = [address for address in ticket.addresses if address.peer_id != self.our_id]
         others = []
         for peer_id, card in sorted(self.cards.items()):
             with contextlib.suppress(ValueError, RemoteError):  # what they say of themselves

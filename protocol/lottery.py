@@ -1,7 +1,7 @@
 """Who goes first, drawn so that nobody can choose: hashes of run, fragment, round and peers."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from protocol.identity import PeerId
 
@@ -36,6 +36,29 @@ def partner_order(
 
 def _draw(*fields: object) -> bytes:
     return hashlib.sha256("|".join(map(str, fields)).encode()).digest()
+
+
+def donor_order(
+    ours: PeerId, rounds: Mapping[PeerId, int], *, run_id: str, slack_frac: float
+) -> tuple[PeerId, ...]:
+    """Returns the peers in the order in which we would ask them for the run's state.
+
+    Those who are farthest come first, each newcomer asking them in another order: a crowd of
+    newcomers must not all take gigabytes from one home.
+
+    Args:
+        ours: This peer.
+        rounds: How far each of the others is.
+        run_id: The run.
+        slack_frac: Who is behind the farthest by no more than this part of its rounds is as good.
+    """
+    enough = (1 - slack_frac) * max(rounds.values(), default=0)
+
+    def rank(peer: PeerId) -> tuple[bool, int, bytes, PeerId]:
+        is_near = rounds[peer] >= enough
+        return not is_near, 0 if is_near else -rounds[peer], _draw(run_id, ours, peer), peer
+
+    return tuple(sorted(rounds, key=rank))
 
 
 def jitter(*fields: object) -> float:

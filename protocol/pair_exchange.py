@@ -13,9 +13,11 @@ first that asks it. The two fetch each other's contribution, and each takes its 
 Timers: `resend_s` bounds the wait for an answer, and is about the pause before the list is gone
 through again; `exchange_s` bounds an exchange. Who asks is busy for others, but only for half a
 `resend_s`: the dead must not keep the living apart. A crash at any point costs the other side this
-partner, not its contribution: it is READY again and asks the next. Who accepts and then cannot be
-fetched from is shunned for a while, or one that can dial and not be dialled would keep the others
-busy for ever. A departure while READY refreshes the snapshot.
+partner, not its contribution: it is READY again and asks the next. Notes that were lost, or came
+too late, leave one side in an exchange alone: an answer to what we do not want any more is answered
+with a no, and a partner that has nothing for us is asked once more whether it is in the exchange.
+Who accepts and then cannot be fetched from is shunned for a while, or one that can dial and not be
+dialled would keep the others busy for ever. A departure while READY refreshes the snapshot.
 
 Safety: a peer is in one exchange at a time, and an exchange id is used once: a contribution is in
 at most one average of each side. One side may land and the other not (the last fetch fails); the
@@ -111,6 +113,9 @@ class PairExchange(Exchange):
         pair.tries += 1
         if is_alive and pair.tries < MAX_FETCH_TRIES:
             pair.retry_at_s = now_s + self.config.retry_s
+            # Late, or not in this exchange at all: an answer may have been lost, or come too late.
+            fields = self.config.fragment, self.round, pair.own_tokens, pair.exchange_id
+            self._do(Send(src, Propose(*fields)))
             return
         if not is_alive:
             self._shunned.add(src, now_s=now_s)
@@ -206,15 +211,21 @@ class PairExchange(Exchange):
         return is_stale or self._shunned.holds(src, now_s=now_s)
 
     def _on_answer(self, src: PeerId, note: Answer, now_s: float) -> None:
-        asked = self._asked
-        if not asked or (src, note.exchange_id) != (asked.partner, asked.exchange_id):
-            return
-        self._asked = None
-        if note.accepted and note.tokens > 0:
-            asked.tokens = note.tokens
-            self._begin(asked, now_s)
-        else:
-            self._ask_next(now_s)
+        asked, pair = self._asked, self._pair
+        if asked and (src, note.exchange_id) == (asked.partner, asked.exchange_id):
+            self._asked = None
+            if note.accepted and note.tokens > 0:
+                asked.tokens = note.tokens
+                self._begin(asked, now_s)
+            else:
+                self._ask_next(now_s)
+        elif self.phase is Phase.EXCHANGING and pair and not note.accepted:
+            if (src, note.exchange_id) == (pair.partner, pair.exchange_id):
+                self._give_up("is not in it", now_s)
+        elif note.accepted and note.exchange_id not in self._entered:
+            # We have gone on without them: they need not wait for us.
+            no = Answer(self.config.fragment, note.exchange_id, False, self._tokens)
+            self._do(Send(src, no))
 
     def _begin(self, pair: _Pair, now_s: float) -> None:
         pair.deadline_s = now_s + self.config.exchange_s

@@ -36,7 +36,7 @@ class Board:
 
     def join_rooms(self, number: int) -> Presence:
         presence = self.join(number)
-        presence.rooms = Rooms(presence._our_id, RUN_ID)
+        presence.rooms = Rooms(presence.our_id, RUN_ID)
         return presence
 
 
@@ -159,7 +159,7 @@ async def test_in_a_small_swarm_rooms_change_nothing() -> None:
     plain = board.join(6)
     await live(board, [*presences, plain], 3)
     for presence in [*presences, plain]:
-        assert {*presence.members(), presence._our_id} == set(IDS[:6])
+        assert {*presence.members(), presence.our_id} == set(IDS[:6])
 
 
 @dataclass
@@ -179,7 +179,7 @@ async def crowd() -> Crowd:
 
 
 async def test_in_a_crowd_we_know_some_and_they_know_us(crowd: Crowd) -> None:
-    members = {presence._our_id: presence.members() for presence in crowd.presences}
+    members = {presence.our_id: presence.members() for presence in crowd.presences}
     for peer, known in members.items():
         assert 15 <= len(known) <= 60
         assert all(peer in members[other] for other in known)
@@ -192,11 +192,11 @@ async def test_a_newcomer_who_knows_of_no_rooms_yet_finds_somebody_and_then_its_
     newcomer = crowd.board.join(101)
     await newcomer.refresh()
     assert FULL <= len(newcomer.members()) <= PLACES
-    newcomer.rooms = Rooms(newcomer._our_id, RUN_ID)
+    newcomer.rooms = Rooms(newcomer.our_id, RUN_ID)
     await newcomer.refresh()
     known = newcomer.members()
     await live(crowd.board, [*crowd.presences, newcomer], 1)
-    assert sum(newcomer._our_id in crowd.presences[n].members() for n in range(100)) >= 15
+    assert sum(newcomer.our_id in crowd.presences[n].members() for n in range(100)) >= 15
     assert len(set(known) & set(newcomer.members())) >= 15
 
 
@@ -205,7 +205,7 @@ async def test_a_goodbye_reaches_all_who_know_us(crowd: Crowd) -> None:
     await leaving.announce(card_of(1, "left"))
     for presence in crowd.presences[1:]:
         await presence.refresh()
-        assert leaving._our_id not in presence.members()
+        assert leaving.our_id not in presence.members()
 
 
 @pytest.mark.parametrize("order", [(1, 2), (2, 1)])

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.identity import PeerId
-from protocol.lottery import leader_order, partner_order
+from protocol.lottery import donor_order, leader_order, partner_order
 
 PEERS = [PeerId(f"peer{number}") for number in range(8)]
 peer_lists = st.lists(st.text("abcdef", min_size=1).map(PeerId), unique=True, max_size=12)
@@ -73,3 +73,23 @@ def test_everybody_meets_everybody_equally_often() -> None:
     )
     assert all(400 < firsts[peer] < 600 for peer in PEERS[1:])
     assert PEERS[0] not in firsts
+
+
+def test_newcomers_ask_different_donors_of_those_who_are_farthest() -> None:
+    rounds = {PeerId(name): 9 for name in "abcdef"} | {PeerId("late"): 8, PeerId("new"): 1}
+    orders = {
+        ours: donor_order(PeerId(ours), rounds, run_id="run", slack_frac=0.0) for ours in "uvwxyz"
+    }
+    assert len({order[0] for order in orders.values()}) > 2
+    assert all(order[-2:] == (PeerId("late"), PeerId("new")) for order in orders.values())
+    assert all(set(order) == rounds.keys() for order in orders.values())
+
+
+def test_who_is_a_little_behind_is_as_good_a_donor_where_rounds_mean_little() -> None:
+    rounds = {PeerId(f"p{number}"): 91 + number for number in range(10)} | {PeerId("new"): 80}
+    orders = [
+        donor_order(PeerId(f"o{number}"), rounds, run_id="run", slack_frac=0.1)
+        for number in range(40)
+    ]
+    assert len({order[0] for order in orders}) > 5
+    assert {order[-1] for order in orders} == {PeerId("new")}

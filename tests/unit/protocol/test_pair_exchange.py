@@ -142,9 +142,9 @@ def test_ready_no_answer_in_time_next() -> None:
     machine.on_timer(now_s=1.0)
     second, _ = asked(machine)
     assert (first, second) == order(LOW, HIGH)
-    # The first one's answer comes too late: it counts no more.
+    # The first one's answer comes too late: it counts no more, and they need not wait for us.
     machine.on_note(first, Answer(0, propose.exchange_id, True, 30), now_s=1.1)
-    assert drain(machine) == []
+    assert drain(machine) == [Send(first, Answer(0, propose.exchange_id, False, 10))]
     assert machine.phase is Phase.READY
 
 
@@ -170,7 +170,10 @@ def test_the_partner_leaves_ready_again_and_the_next_is_asked(is_alive: bool) ->
     now_s = 2.0
     for _ in range(MAX_FETCH_TRIES - 1 if is_alive else 0):
         machine.on_fetch_failed(first, part_of(id), is_alive=True, now_s=now_s)
-        assert drain(machine) == []
+        (question,) = drain(machine)
+        assert isinstance(question, Send)
+        assert isinstance(question.note, Propose)
+        assert (question.dst, question.note.exchange_id) == (first, id)
         assert machine.next_deadline_s() == now_s + 0.25
         machine.on_timer(now_s=now_s + 0.25)
         assert drain(machine) == [Fetch(first, part_of(id), 1, 30)]
@@ -181,6 +184,29 @@ def test_the_partner_leaves_ready_again_and_the_next_is_asked(is_alive: bool) ->
     assert isinstance(effects[1], Send)
     assert effects[1].dst == second  # whoever failed us comes last
     assert machine.phase is Phase.READY
+
+
+def test_a_partner_that_is_not_in_the_exchange_is_left_at_once() -> None:
+    machine = machine_of(HIGH)
+    id = exchanging(machine)
+    machine.on_fetch_failed(HIGH, part_of(id), is_alive=True, now_s=2.0)
+    drain(machine)
+    machine.on_note(HIGH, Answer(0, id, True, 30), now_s=2.1)  # it is: it only needs more time
+    assert drain(machine) == []
+    machine.on_note(HIGH, Answer(0, id, False, 30), now_s=2.2)
+    assert drain(machine)[0] == Discard(0, id)
+    assert machine.phase is Phase.READY
+
+
+def test_a_late_answer_of_an_exchange_that_was_is_no_news() -> None:
+    machine = machine_of(HIGH)
+    id = exchanging(machine)
+    machine.on_fetched(HIGH, part_of(id), now_s=2.0)
+    machine.on_landed(8, b"n" * 32, now_s=2.1)
+    drain(machine)
+    machine.on_note(HIGH, Answer(0, id, True, 30), now_s=2.2)
+    machine.on_note(HIGH, Answer(0, id, False, 30), now_s=2.3)
+    assert drain(machine) == []
 
 
 def test_an_exchange_has_a_deadline() -> None:
@@ -222,7 +248,7 @@ def test_while_asking_another_we_are_busy_but_not_for_long(now_s: float, accepte
     assert drain(machine)[0] == Send(LOW, Answer(0, THEIR_ID, accepted, 10))
     if accepted:  # the one who was asked first comes too late
         machine.on_note(HIGH, Answer(0, propose.exchange_id, True, 30), now_s=0.6)
-        assert drain(machine) == []
+        assert drain(machine) == [Send(HIGH, Answer(0, propose.exchange_id, False, 10))]
         assert machine.waiting_for() == (LOW,)
 
 
