@@ -50,6 +50,11 @@ class ExchangeConfig:
 class Exchange(abc.ABC):
     """Base of the two machines. The driver calls the `on_...` methods; see `protocol.machine`."""
 
+    __slots__ = (
+        *("config", "round", "anchor_digest", "phase"),
+        *("_others", "_audience", "_unreachable", "_effects", "_num_exchange_ids"),
+    )
+
     def __init__(self, config: ExchangeConfig, *, round: int, anchor_digest: bytes) -> None:
         self.config = config
         self.round = round

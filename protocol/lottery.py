@@ -59,8 +59,3 @@ def donor_order(
         return not is_near, 0 if is_near else -rounds[peer], _draw(run_id, ours, peer), peer
 
     return tuple(sorted(rounds, key=rank))
-
-
-def jitter(*fields: object) -> float:
-    """Returns a number in [0, 1) that differs from peer to peer, so that they fall out of step."""
-    return int.from_bytes(_draw(*fields)[:4]) / (1 << 32)

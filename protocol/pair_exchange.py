@@ -4,7 +4,9 @@ Theory of operation
 -------------------
 A peer whose trainer left a snapshot is READY: it asks the live peers, in the order that the lottery
 drew for this round, until one accepts; whoever has been asked in vain stays READY and accepts the
-first that asks it. The two fetch each other's contribution, and each takes its own outer step.
+first that asks it. Most are not READY when they are asked, but they remember who asked them and ask
+them first as soon as they are; so after a no there is a short pause before the next question. The
+two fetch each other's contribution, and each takes its own outer step.
 
     IDLE -departed-> READY -answer: yes / we accept-> EXCHANGING -fetched-> LANDING -landed-> IDLE
                        ^---- no answer in time, a no: next ------|
@@ -25,17 +27,22 @@ replicas then lie a little further apart, which the next exchanges shrink.
 Liveness: while two peers that can reach each other are READY, they pair within a few `resend_s`.
 """
 
+import hashlib
 from collections import deque
 from dataclasses import dataclass
 
 from protocol.errors import LocalProtocolError
 from protocol.exchange import Exchange, ExchangeConfig, Phase
 from protocol.identity import PeerId
-from protocol.lottery import jitter, partner_order
+from protocol.lottery import partner_order
 from protocol.machine import BlobRef, Discard, Fetch, Land, Offer, Reduce, Send
 from protocol.messages import Answer, Note, Propose
 from protocol.shunning import Shunning
 
+PAUSE_FRAC = 1.0
+"""After a no, about so many times `resend_s` pass before the next question."""
+SUITOR_LIFE = 5.0
+"""Whoever asked us in vain is believed to be still READY for so many times `resend_s`."""
 MAX_FETCH_TRIES = 12
 """A contribution is made between two steps of the partner's trainer, which may take seconds."""
 REMEMBERED_EXCHANGES = 256
@@ -57,13 +64,24 @@ class _Pair:
 class PairExchange(Exchange):
     """See the module docstring."""
 
+    __slots__ = (
+        *("_tokens", "_candidates", "_has_drawn", "_asked", "_last_question", "_pair"),
+        *("_ask_again_at_s", "_suitors", "_failed_partners", "_shunned", "_entered"),
+    )
+
     def __init__(self, config: ExchangeConfig, *, round: int, anchor_digest: bytes) -> None:
         super().__init__(config, round=round, anchor_digest=anchor_digest)
         self._tokens = 0
         self._candidates: list[PeerId] = []
+        self._has_drawn = True
+        """Whether the candidates are those that the lottery drew, and no more will come."""
         self._asked: _Pair | None = None
+        self._last_question = hashlib.sha256(config.our_id.encode()).digest()
+        """The exchange id in it; at first some bytes of ours."""
         self._pair: _Pair | None = None
         self._ask_again_at_s: float | None = None
+        self._suitors: dict[PeerId, float] = {}
+        """Who asked us in vain, and when."""
         self._failed_partners: set[PeerId] = set()
         self._shunned = Shunning()
         self._entered: deque[bytes] = deque(maxlen=REMEMBERED_EXCHANGES)
@@ -139,7 +157,10 @@ class PairExchange(Exchange):
                 self._asked = None
                 self._ask_next(now_s)
             elif self._ask_again_at_s is not None and now_s >= self._ask_again_at_s:
-                self._start_asking(now_s)
+                if self._candidates or not self._has_drawn:
+                    self._ask_next(now_s)
+                else:
+                    self._start_asking(now_s)
         elif self.phase is Phase.EXCHANGING and self._pair:
             if now_s >= self._pair.deadline_s:
                 self._give_up("too slow", now_s)
@@ -158,34 +179,58 @@ class PairExchange(Exchange):
         return None
 
     def _start_asking(self, now_s: float) -> None:
-        config = self.config
-        order = partner_order(
-            config.our_id,
-            self._others,
-            run_id=config.run_id,
-            fragment=config.fragment,
-            round=self.round,
-        )
-        # Whoever failed us comes last: it may be back, but others come first.
-        failed = self._failed_partners | self._unreachable
-        order = tuple(peer for peer in order if not self._shunned.holds(peer, now_s=now_s))
-        self._candidates = sorted(order, key=lambda peer: peer in failed) if failed else list(order)
+        """Suitors come first, for they are READY, too."""
+        oldest_s = now_s - SUITOR_LIFE * self.config.resend_s
+        self._suitors = {peer: at_s for peer, at_s in self._suitors.items() if at_s >= oldest_s}
+        newest_first = sorted(self._suitors, key=self._suitors.__getitem__, reverse=True)
+        self._candidates = [peer for peer in newest_first if peer not in self._failed_partners]
+        self._has_drawn = False
         self._ask_next(now_s)
 
+    def _draw(self, now_s: float) -> list[PeerId]:
+        """Returns all but the suitors in the lottery's order; whoever failed us is the last."""
+        config, rest = self.config, self._others
+        if self._suitors or self._shunned:
+            rest = tuple(
+                peer
+                for peer in rest
+                if peer not in self._suitors and not self._shunned.holds(peer, now_s=now_s)
+            )
+        order = partner_order(
+            config.our_id, rest, run_id=config.run_id, fragment=config.fragment, round=self.round
+        )
+        failed = self._failed_partners | self._unreachable
+        return sorted(order, key=lambda peer: peer in failed) if failed else list(order)
+
     def _ask_next(self, now_s: float) -> None:
+        if not self._candidates and not self._has_drawn:
+            self._candidates, self._has_drawn = self._draw(now_s), True
         if not self._candidates:
-            # Peers in step, each asking while it is asked, would refuse each other for ever.
-            tries = self._num_exchange_ids
-            wait = 0.5 + jitter(self.config.our_id, self.config.fragment, self.round, tries)
-            self._ask_again_at_s = now_s + wait * self.config.resend_s
+            self._pause(self.config.resend_s, now_s)
             return
         self._ask_again_at_s = None
         partner = self._candidates.pop(0)
-        exchange_id = self._new_exchange_id()
+        exchange_id = self._last_question = self._new_exchange_id()
         self._asked = _Pair(partner, exchange_id, self._tokens, 0, now_s + self.config.resend_s)
         self._do(
             Send(partner, Propose(self.config.fragment, self.round, self._tokens, exchange_id))
         )
+
+    def _on_no(self, now_s: float) -> None:
+        """Most others are not READY; those who will be soon find us sooner than we them."""
+        if self._candidates and self._candidates[0] in self._suitors:
+            self._ask_next(now_s)
+        elif self._candidates or not self._has_drawn:
+            self._pause(PAUSE_FRAC * self.config.resend_s, now_s)
+        else:
+            self._pause(self.config.resend_s, now_s)
+
+    def _pause(self, about_s: float, now_s: float) -> None:
+        """Asks nobody for a while, and accepts whoever asks us."""
+        # Peers in step, each asking while it is asked, would refuse each other for ever; so they
+        # fall out of it by what is as good as drawn.
+        wait = 0.5 + int.from_bytes(self._last_question[:2]) / (1 << 16)
+        self._ask_again_at_s = now_s + wait * about_s
 
     def _on_propose(self, src: PeerId, note: Propose, now_s: float) -> None:
         asked = self._asked
@@ -203,8 +248,17 @@ class PairExchange(Exchange):
             # Whoever has not answered for so long is probably dead, and one who is here is better.
             accepted = asked is None or now_s >= asked.deadline_s - self.config.resend_s / 2
         self._do(Send(src, Answer(self.config.fragment, note.exchange_id, accepted, self._tokens)))
+        if not accepted and not self._is_refused(src, note, now_s):
+            self._remember(src, now_s)
         if accepted and self.phase is Phase.READY:
             self._begin(_Pair(src, note.exchange_id, self._tokens, note.tokens, 0.0), now_s)
+
+    def _remember(self, suitor: PeerId, now_s: float) -> None:
+        """We shall ask this one first, when we can."""
+        self._suitors[suitor] = now_s
+        if suitor in self._candidates:
+            self._candidates.remove(suitor)
+        self._candidates.insert(0, suitor)
 
     def _is_refused(self, src: PeerId, note: Propose, now_s: float) -> bool:
         is_stale = note.tokens == 0 or note.exchange_id in self._entered
@@ -218,7 +272,7 @@ class PairExchange(Exchange):
                 asked.tokens = note.tokens
                 self._begin(asked, now_s)
             else:
-                self._ask_next(now_s)
+                self._on_no(now_s)
         elif self.phase is Phase.EXCHANGING and pair and not note.accepted:
             if (src, note.exchange_id) == (pair.partner, pair.exchange_id):
                 self._give_up("is not in it", now_s)

@@ -31,7 +31,6 @@ import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 from protocol.card import TOPIC
 from protocol.identity import PeerId
@@ -46,6 +45,7 @@ LONELY = 8
 
 _STAIR_NAMES = tuple(map(str, range(STAIRS)))
 _RANK = (1 << 64) - 1
+_MAX_RANKS = 1 << 15
 
 
 class Rooms:
@@ -66,8 +66,9 @@ class Rooms:
     def __init__(self, our_id: PeerId, run_id: RunId) -> None:
         self._our_id = our_id
         self._stairs = tuple(_Stair(our_id, run_id, stair) for stair in range(STAIRS))
-        self._found: dict[str, frozenset[PeerId]] = {}
-        """The others in each room that was read in this refresh."""
+        self._found: dict[str, Collection[PeerId]] = {}
+        """Who is in each room that was read in this refresh, until it is over."""
+        self._others: frozenset[PeerId] = frozenset()
 
     def begin(self) -> None:
         """Begins a refresh: what was read is forgotten, and the next rooms have their turn."""
@@ -81,18 +82,22 @@ class Rooms:
         return tuple(topic for topic in topics if topic not in self._found)
 
     def on_read(self, topic: str, owners: Collection[PeerId]) -> None:
-        """Takes note of who is in a room; ours among them or not."""
-        others = frozenset(owners)
-        if self._our_id in others:
-            others -= {self._our_id}
-        self._found[topic] = others
+        """Takes note of who is in a room; ours among them or not.
+
+        The collection must not change before the refresh is over.
+        """
+        self._found[topic] = owners
         for stair in self._stairs:
-            stair.on_read(topic, others)
+            stair.on_read(topic, owners)
 
     def others(self) -> frozenset[PeerId]:
-        """Returns whom we know: the others in our rooms, as of this refresh."""
-        topics = {topic for stair in self._stairs for topic in stair.to_know()}
-        return frozenset().union(*(self._found.get(topic, ()) for topic in topics))
+        """Returns whom we know: the others in our rooms, as of the last refresh, which is over."""
+        if self._found:
+            topics = {topic for stair in self._stairs for topic in stair.to_know()}
+            found = [self._found[topic] for topic in topics if topic in self._found]
+            self._others = frozenset().union(*found) - {self._our_id}
+            self._found.clear()
+        return self._others
 
     def to_publish(self) -> tuple[str, ...]:
         """Returns the topics under which our record belongs."""
@@ -119,10 +124,11 @@ class _Room:
 class _Stair:
     """The rooms from the top down to the one where we are, in one stair."""
 
-    __slots__ = ("_number", "_our_id", "_run_id", "rooms", "turn")
+    __slots__ = ("_number", "_our_id", "_ranks", "_run_id", "rooms", "turn")
 
     def __init__(self, our_id: PeerId, run_id: RunId, number: int) -> None:
         self._our_id, self._run_id, self._number = our_id, run_id, number
+        self._ranks = _ranks_of(run_id)
         self.rooms = [self._room(0)]
         self.turn = 0
 
@@ -145,32 +151,37 @@ class _Stair:
             if room.has_place:
                 yield room.topic
 
-    def on_read(self, topic: str, others: frozenset[PeerId]) -> None:
-        topics = [room.topic for room in self.rooms]
-        if topic not in topics:
+    def on_read(self, topic: str, owners: Collection[PeerId]) -> None:
+        depth = next((at for at, room in enumerate(self.rooms) if room.topic == topic), None)
+        if depth is None:
             return  # we have just moved up
-        depth = topics.index(topic)
         room = self.rooms[depth]
-        room.num_others = len(others)
+        room.num_others = len(owners) - (self._our_id in owners)
         if depth + 1 < len(self.rooms):
-            room.num_sparse = room.num_sparse + 1 if len(others) < SPARSE else 0
+            room.num_sparse = room.num_sparse + 1 if room.num_others < SPARSE else 0
             if room.num_sparse >= len(self.rooms):
                 del self.rooms[depth + 1 :]
-            room.has_place = self._has_place(room, others)
-        elif len(others) >= FULL and depth < MAX_DEPTH:
+            room.has_place = self._has_place(room, owners)
+        elif room.num_others >= FULL and depth < MAX_DEPTH:
             room.num_sparse = 0
-            room.has_place = self._has_place(room, others)
+            room.has_place = self._has_place(room, owners)
             self.rooms.append(self._room(depth + 1))
 
-    def _has_place(self, room: _Room, others: frozenset[PeerId]) -> bool:
-        if len(others) < PLACES:
+    def _has_place(self, room: _Room, owners: Collection[PeerId]) -> bool:
+        if room.num_others < PLACES:
             return True
-        run_id, key = self._run_id, room.key
-        ours = _hashes(run_id, self._our_id).rank ^ key
-        return sum(_hashes(run_id, other).rank ^ key < ours for other in others) < PLACES
+        ranks, key = self._ranks, room.key
+        ours = ranks[self._our_id] ^ key
+        num_nearer = 0
+        for owner in owners:
+            if ranks[owner] ^ key < ours:
+                num_nearer += 1
+                if num_nearer == PLACES:
+                    return False
+        return True
 
     def _room(self, depth: int) -> _Room:
-        path = _hashes(self._run_id, self._our_id).paths[self._number]
+        path = _paths(self._run_id, self._our_id)[self._number]
         topic = _topic(self._number, path[:depth])
         return _Room(topic, _digest(self._run_id, topic) & _RANK)
 
@@ -192,14 +203,14 @@ def may_enter(topic: str, peer_id: str, run_id: RunId) -> bool:
     if not is_room(topic):
         return False
     _, stair, path = topic.split("/")
-    return _hashes(run_id, peer_id).paths[int(stair)].startswith(path)
+    return _paths(run_id, peer_id)[int(stair)].startswith(path)
 
 
 def rooms_of(peer_id: str, run_id: RunId) -> tuple[str, ...]:
     """Returns all rooms below the first that a peer may ever enter."""
     return tuple(
         _topic(stair, path[:depth])
-        for stair, path in enumerate(_hashes(run_id, peer_id).paths)
+        for stair, path in enumerate(_paths(run_id, peer_id))
         for depth in range(1, MAX_DEPTH + 1)
     )
 
@@ -208,19 +219,30 @@ def _topic(stair: int, path: str) -> str:
     return f"{TOPIC}/{stair}/{path}" if path else TOPIC
 
 
-class _Hashes(NamedTuple):
-    paths: tuple[str, ...]
-    """Down each stair, in bits."""
-    rank: int
-    """By which a peer is a signpost, or not."""
-
-
 @lru_cache(maxsize=1 << 15)
-def _hashes(run_id: RunId, peer_id: str) -> _Hashes:
-    digest = _digest(run_id, peer_id)
-    bits = f"{digest >> 64:064b}"
-    paths = tuple(bits[MAX_DEPTH * stair :][:MAX_DEPTH] for stair in range(STAIRS))
-    return _Hashes(paths, digest & _RANK)
+def _paths(run_id: RunId, peer_id: str) -> tuple[str, ...]:
+    """Returns a peer's way down each stair, in bits."""
+    bits = f"{_digest(run_id, peer_id) >> 64:064b}"
+    return tuple(bits[MAX_DEPTH * stair :][:MAX_DEPTH] for stair in range(STAIRS))
+
+
+class _Ranks(dict[PeerId, int]):
+    """By which peers are signposts, or not; each is drawn once, for peers meet again and again."""
+
+    def __init__(self, run_id: RunId) -> None:
+        super().__init__()
+        self._run_id = run_id
+
+    def __missing__(self, peer_id: PeerId) -> int:
+        if len(self) >= _MAX_RANKS:
+            self.clear()
+        rank = self[peer_id] = _digest(self._run_id, peer_id) & _RANK
+        return rank
+
+
+@lru_cache(maxsize=4)
+def _ranks_of(run_id: RunId) -> _Ranks:
+    return _Ranks(run_id)
 
 
 def _digest(run_id: RunId, name: str) -> int:

@@ -16,6 +16,10 @@ class Shunning:
         self._until_s: dict[PeerId, tuple[float, float]] = {}
         """Until when we do without, and how long that pause is."""
 
+    def __bool__(self) -> bool:
+        """Whether there is, or was, anybody."""
+        return bool(self._until_s)
+
     def add(self, peer: PeerId, *, now_s: float) -> None:
         """This peer let us down, once more; others that have long ceased to are forgiven."""
         self._until_s = {

@@ -18,6 +18,7 @@ from peer.units import format_duration, parse_duration_s
 from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
+    from peer.sim.crowd_outcome import CrowdOutcome
     from peer.sim.outcome import Outcome
     from peer.sim.play import Progress as Played
     from peer.sim.scenario import Scenario
@@ -45,7 +46,7 @@ def simulate(
     ] = None,
     is_list: Annotated[bool, typer.Option("--list", help="List the ready scenarios.")] = False,
 ) -> None:
-    """Simulate a swarm: the real peers on virtual machines, links and clocks.
+    """Simulate a swarm: the real peers, or thousands by sizes, on virtual machines and links.
 
     Equal seeds give equal runs. Ctrl+C ends early, with the report of what was simulated.
     """
@@ -59,6 +60,8 @@ def simulate(
     if scenario is None:
         raise ConfigError("give a scenario.toml, or the name of a ready one; --list names them")
     chosen = read_scenario(scenario)
+    if trace is not None and chosen.level == "sizes":
+        raise ConfigError("--trace: at level sizes there is none, only a digest")
     if duration is not None:
         chosen = chosen.model_copy(update={"duration_s": _duration_s(duration)})
     folder = out or Path("runs") / time.strftime(f"simulate-{Path(scenario).stem}-%Y%m%d-%H%M%S")
@@ -89,9 +92,12 @@ def _duration_s(text: str) -> float:
     return duration_s
 
 
-def _play(scenario: "Scenario", seed: int, console: Console) -> "Outcome":
+def _play(scenario: "Scenario", seed: int, console: Console) -> "Outcome | CrowdOutcome":
     with console.status("loading"):
+        from peer.sim.crowd_play import play_crowd
         from peer.sim.play import play
+    player: Callable[..., Outcome | CrowdOutcome]
+    player = play_crowd if scenario.level == "sizes" else play
     logging.getLogger("peer").addHandler(logging.NullHandler())  # what imagined peers say
     columns = (
         BarColumn(bar_width=None),
@@ -114,11 +120,11 @@ def _play(scenario: "Scenario", seed: int, console: Console) -> "Outcome":
                 task,
                 completed=progress.now_s,
                 clock=f"{format_duration(progress.now_s)} of {whole}",
-                swarm=f"{progress.peers} peers, round {progress.rounds}",
+                swarm=f"{progress.peers:,} peers, round {progress.rounds}",
                 speed=f"{speed:,.0f} events/s",
             )
 
-        return play(scenario, seed=seed, on_progress=on_progress, is_wanted=is_wanted)
+        return player(scenario, seed=seed, on_progress=on_progress, is_wanted=is_wanted)
 
 
 @contextmanager
@@ -138,23 +144,36 @@ def _stopped_by_ctrl_c() -> Generator[Callable[[], bool], None, None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _write(outcome: "Outcome", folder: Path, trace: Path | None) -> None:
-    from peer.sim.picture import draw
+def _write(outcome: "Outcome | CrowdOutcome", folder: Path, trace: Path | None) -> None:
+    from peer.sim import crowd_picture, picture
+    from peer.sim.outcome import Outcome
 
-    if trace is not None:
-        trace.write_text("".join(f"{line}\n" for line in outcome.trace.lines()))
     (folder / "outcome.json").write_text(json.dumps(outcome.to_json(), indent=1) + "\n")
-    draw(outcome, folder / "picture.png")
+    if isinstance(outcome, Outcome):
+        if trace is not None:
+            trace.write_text("".join(f"{line}\n" for line in outcome.trace.lines()))
+        picture.draw(outcome, folder / "picture.png")
+    else:
+        crowd_picture.draw(outcome, folder / "picture.png")
 
 
 def _show(
-    outcome: "Outcome", folder: Path, console: Console, replay: str, *, as_json: bool
+    outcome: "Outcome | CrowdOutcome",
+    folder: Path,
+    console: Console,
+    replay: str,
+    *,
+    as_json: bool,
 ) -> None:
-    from peer.sim.report import show
+    from peer.sim import crowd_report, report
+    from peer.sim.outcome import Outcome
 
     if as_json:
         typer.echo(json.dumps(outcome.to_json()))
         return
-    show(outcome, console)
+    if isinstance(outcome, Outcome):
+        report.show(outcome, console)
+    else:
+        crowd_report.show(outcome, console)
     for name, value in (("replay", replay), ("picture", str(folder / "picture.png"))):
         console.print(f" {name:<22}{value}", markup=False, highlight=False, soft_wrap=True)

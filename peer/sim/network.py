@@ -63,6 +63,12 @@ class Weather:
 class VirtualHost:
     """One machine: its link, and whether it runs."""
 
+    __slots__ = (
+        *("host_id", "link", "region", "is_dead", "is_silent", "is_hidden", "clock_offset_s"),
+        *("sent_bytes", "received_bytes", "up_free_at_s", "down_free_at_s"),
+        *("_clock", "_thaw_at_s", "_held"),
+    )
+
     def __init__(self, host_id: PeerId, link: LinkSpec, clock: VirtualClock) -> None:
         self.host_id = host_id
         self.link = link
@@ -218,6 +224,11 @@ class VirtualNetwork:
         weather, rng = self.weather, self.rng
         one.sent_bytes += num_bytes
         delay_s = 8 * num_bytes * (1 / one.link.up_bps + 1 / other.link.down_bps)
+        arrive = partial(self._arrive, one, other, num_bytes, deliver)
+        if not self._storms:  # as nearly always, and there are millions of notes
+            delay_s += self._retransmissions_s(one, other)
+            self.clock.after(self._latency_s(one, other) + delay_s, arrive)
+            return
         if weather.lose_frac and rng.random() < weather.lose_frac:
             self.fired["lose"] += 1
             return
@@ -225,8 +236,6 @@ class VirtualNetwork:
         if is_repeatable and weather.duplicate_frac and rng.random() < weather.duplicate_frac:
             self.fired["duplicate"] += 1
             copies = 2
-
-        arrive = partial(self._arrive, one, other, num_bytes, deliver)
         for _ in range(copies):
             late_s = delay_s + self._retransmissions_s(one, other)
             if weather.reorder_s:

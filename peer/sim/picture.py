@@ -6,34 +6,40 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # a file, never a window
-
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from peer.sim.ledger import CAUSES
 from peer.sim.outcome import Outcome, PeerOutcome, Point, lost_s, utilisation_frac
 from peer.sim.report import loss_unit, losses, subtitle, title
+from peer.sim.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    GRID,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    YELLOW,
+    heading,
+    new_figure,
+    save,
+    time_unit,
+)
 from peer.units import format_duration
 
-# Okabe and Ito: told apart with any colour vision.
-_BLUE, _GREEN, _PURPLE, _SKY = "#0072B2", "#009E73", "#CC79A7", "#56B4E9"
-_ORANGE, _YELLOW, _RED, _GREY = "#E69F00", "#F0E442", "#D55E00", "#8a8a8a"
-GROUPS = (_BLUE, _GREEN, _PURPLE, _SKY, "#332288")
+GROUPS = (BLUE, GREEN, PURPLE, SKY, "#332288")
 LOST = {
-    "entering": _ORANGE,
-    "frozen": _YELLOW,
+    "entering": ORANGE,
+    "frozen": YELLOW,
     "slow": "#a6761d",
     "waiting": "#000000",
     "leaving": "#bbbbbb",
-    "dead": _RED,
+    "dead": RED,
 }
-FAULTS = {"crash": _RED, "join": _GREEN, "leave": _GREY}
-_OTHER_FAULT = _PURPLE
+FAULTS = {"crash": RED, "join": GREEN, "leave": GREY}
+_OTHER_FAULT = PURPLE
 _PLAIN: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "framealpha": 0.85}
 _NUM_BINS = 40
 _WARM_UP_FRAC = 0.05
@@ -42,13 +48,12 @@ _WARM_UP_FRAC = 0.05
 
 def draw(outcome: Outcome, path: Path) -> None:
     """Writes the picture as PNG."""
-    spaced = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, hspace=0.04, wspace=0.03)
-    figure = Figure(figsize=(12, 7.2), dpi=150, layout=spaced)
+    figure = new_figure()
     grid = figure.add_gridspec(2, 6, height_ratios=(1.25, 1))
     loss, used = figure.add_subplot(grid[0, :4]), figure.add_subplot(grid[0, 4:])
     exchanges, spread = figure.add_subplot(grid[1, :2]), figure.add_subplot(grid[1, 2:4])
     sent = figure.add_subplot(grid[1, 4:])
-    time_s, unit = _time_unit(outcome.simulated_s)
+    time_s, unit = time_unit(outcome.simulated_s)
     _draw_loss(loss, outcome, time_s)
     _draw_time(used, outcome)
     _draw_exchanges(exchanges, outcome, time_s)
@@ -58,29 +63,23 @@ def draw(outcome: Outcome, path: Path) -> None:
         _draw_faults(axes, outcome, time_s, has_names=axes is loss)
         axes.set_xlim(0, outcome.simulated_s / time_s or 1)
         axes.set_xlabel(unit)
-    for axes in (loss, used, exchanges, spread, sent):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_axisbelow(True)
-    left: dict[str, Any] = {"x": 0.012, "ha": "left"}
-    figure.suptitle(f"{title(outcome)}\n", fontsize=15, fontweight="bold", **left)
-    figure.text(y=0.93, s=subtitle(outcome), fontsize=10, color="#555555", **left)
-    figure.savefig(path, metadata={"Software": "thinwire simulate"})
+    save(figure, path, title=title(outcome), subtitle=subtitle(outcome))
 
 
 def _draw_loss(axes: Axes, outcome: Outcome, time_s: float) -> None:
     training = [(s.t_s, s.training_loss) for s in outcome.samples if math.isfinite(s.training_loss)]
     binned = _binned(outcome.validation, outcome.simulated_s)
-    axes.plot(*_scaled(training, time_s), color=_GREY, lw=1.2, label="training, mean of the peers")
+    axes.plot(*_scaled(training, time_s), color=GREY, lw=1.2, label="training, mean of the peers")
     axes.plot(
         *_scaled(outcome.validation, time_s),
         ls="",
         marker=".",
         ms=3,
-        color=_BLUE,
+        color=BLUE,
         alpha=0.25,
         mew=0,
     )
-    axes.plot(*_scaled(binned, time_s), color=_BLUE, lw=2.2, label="validation, of their anchors")
+    axes.plot(*_scaled(binned, time_s), color=BLUE, lw=2.2, label="validation, of their anchors")
     after_s = _WARM_UP_FRAC * outcome.simulated_s
     heights = [y for t_s, y in (*training, *outcome.validation) if t_s >= after_s]
     if heights:
@@ -88,8 +87,8 @@ def _draw_loss(axes: Axes, outcome: Outcome, time_s: float) -> None:
         axes.set_ylim(min(heights) - room, max(heights) + 3 * room)
     ends = [loss for loss in (outcome.first_loss, outcome.final_loss) if math.isfinite(loss)]
     said = " to ".join(f"{loss:.2f}" for loss in ends)
-    _title(axes, "Loss", f"{said} {loss_unit(outcome)}")
-    axes.grid(axis="y", color="#e8e8e8", lw=0.8)
+    heading(axes, "Loss", f"{said} {loss_unit(outcome)}")
+    axes.grid(axis="y", color=GRID, lw=0.8)
     axes.legend(loc="upper right", fontsize=9, bbox_to_anchor=(1, 0.92), **_PLAIN)
 
 
@@ -125,7 +124,7 @@ def _draw_time(axes: Axes, outcome: Outcome) -> None:
     axes.set_ylim(max(len(names), 1) - 1 + room + 0.3 * len(names) * bool(seen), -room)
     axes.set_xlim(0, 100)
     axes.set_xlabel("% of the peers' time")
-    _title(axes, "Time at work", f"lost: {losses(outcome.peers)}")
+    heading(axes, "Time at work", f"lost: {losses(outcome.peers)}")
     if seen:
         axes.legend(loc="lower left", ncols=3, fontsize=9, **_PLAIN)
 
@@ -138,24 +137,24 @@ def _draw_exchanges(axes: Axes, outcome: Outcome, time_s: float) -> None:
     width_s = outcome.simulated_s / _NUM_BINS or 1.0
     done, lost = (_counts(points, width_s) for points in (landed, failed))
     at = [(index + 0.5) * width_s / time_s for index in range(_NUM_BINS)]
-    axes.bar(at, done, width=0.86 * width_s / time_s, color=_GREEN, label="landed")
+    axes.bar(at, done, width=0.86 * width_s / time_s, color=GREEN, label="landed")
     if failed:
-        axes.bar(at, lost, bottom=done, width=0.86 * width_s / time_s, color=_RED, label="failed")
+        axes.bar(at, lost, bottom=done, width=0.86 * width_s / time_s, color=RED, label="failed")
         axes.legend(loc="upper left", frameon=False, fontsize=9, ncols=2)
     axes.set_ylim(0, 1.25 * max([*map(sum, zip(done, lost, strict=True)), 1]))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(f"in {format_duration(width_s)}")
-    _title(axes, "Exchanges", f"{len(landed):,} landed, {len(failed):,} failed")
+    heading(axes, "Exchanges", f"{len(landed):,} landed, {len(failed):,} failed")
 
 
 def _draw_spread(axes: Axes, outcome: Outcome, time_s: float) -> None:
     points = [(s.t_s, 100 * s.spread) for s in outcome.samples if math.isfinite(s.spread)]
-    axes.plot(*_scaled(points, time_s), color=_PURPLE, lw=1.8)
+    axes.plot(*_scaled(points, time_s), color=PURPLE, lw=1.8)
     late = [y for t_s, y in points if t_s >= _WARM_UP_FRAC * outcome.simulated_s]
     axes.set_ylim(0, 1.25 * max([*late, 1e-3]))
     axes.set_ylabel("% of the parameters' norm")
-    axes.grid(axis="y", color="#e8e8e8", lw=0.8)
-    _title(axes, "How far replicas are apart", f"{late[-1]:.1f} % in the end" if late else "")
+    axes.grid(axis="y", color=GRID, lw=0.8)
+    heading(axes, "How far replicas are apart", f"{late[-1]:.1f} % in the end" if late else "")
 
 
 def _draw_bytes(axes: Axes, outcome: Outcome) -> None:
@@ -180,7 +179,7 @@ def _draw_bytes(axes: Axes, outcome: Outcome) -> None:
     axes.set_ylabel(unit)
     axes.legend(loc="upper right", frameon=False, fontsize=9)
     mean = fmean([peer.sent_bytes for peer in peers]) / scale if peers else 0.0
-    _title(axes, "Bytes sent", f"{mean:.1f} {unit} each on average")
+    heading(axes, "Bytes sent", f"{mean:.1f} {unit} each on average")
 
 
 def _draw_faults(axes: Axes, outcome: Outcome, time_s: float, *, has_names: bool) -> None:
@@ -208,21 +207,9 @@ def _draw_faults(axes: Axes, outcome: Outcome, time_s: float, *, has_names: bool
 # ---- small things
 
 
-def _title(axes: Axes, what: str, figures: str) -> None:
-    axes.set_title(what, loc="left", fontsize=11, fontweight="bold", pad=18)
-    axes.text(0, 1.02, figures, transform=axes.transAxes, fontsize=9, color="#555555")
-
-
 def _colour(outcome: Outcome, group: str) -> str:
     names = [each.name for each in outcome.scenario.groups]
     return GROUPS[names.index(group) % len(GROUPS)]
-
-
-def _time_unit(duration_s: float) -> tuple[float, str]:
-    for seconds, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
-        if duration_s >= 2 * seconds:
-            return seconds, name
-    return 1.0, "seconds"
 
 
 def _most(peer: PeerOutcome) -> float:

@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from peer.method import check_method, method_of_run
+from peer.presence import REFRESH_S
 from peer.settings import method_settings, read_settings
+from peer.sim.crowd_scenario import crowd_spec
 from peer.sim.faults import Crash, Fault, Join, Leave
 from peer.sim.network import LinkSpec
 from peer.sim.peer import Seat
@@ -30,12 +32,14 @@ SCENARIOS = Path(__file__).parent / "scenarios"
 FOUNDER = peer_id_of(bytes(32))
 _WITH_UNITS = ("at", "for", "reorder", "offset")
 """Of faults: `at = "10min"` is `at_s = 600.0`."""
+_MOST_PER_HOUR = 3600.0
+"""Of a kind of churn that is drawn beforehand, fault by fault."""
 
 Rate = Annotated[float, BeforeValidator(parse_rate_bps)]
 Duration = Annotated[float, BeforeValidator(parse_duration_s)]
 Number = Annotated[float, BeforeValidator(parse_count)]
 Frac = Annotated[float, Field(ge=0, lt=1)]
-PerHour = Annotated[float, Field(ge=0, le=3600)]
+PerHour = Annotated[float, Field(ge=0, le=1e6)]
 
 
 def _with_units(given: Any) -> Any:
@@ -137,10 +141,21 @@ class Churn(_Table):
         return drawn
 
 
+class CrowdHabits(_Table):
+    """What only the peers of level `sizes` have; see `peer.sim.crowd`."""
+
+    pace_cv: Annotated[float, Field(ge=0, le=10)] = 0.2
+    """Of the peers' mean step times."""
+    refresh_s: Annotated[Duration, Field(gt=0)] = Field(default=REFRESH_S, alias="refresh")
+    """How often a peer looks who is there; its own record lives for six times as long."""
+
+
 class Scenario(_Table):
     """See the module docstring, and docs/simulator.md for each setting."""
 
     title: str = ""
+    level: Literal["tensors", "sizes"] = "tensors"
+    """What is simulated: whole peers, or of thousands only who exchanges how much with whom."""
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     duration_s: Annotated[Duration, Field(gt=0)] = Field(alias="duration")
     task: Literal["toy", "text"] = "toy"
@@ -155,6 +170,7 @@ class Scenario(_Table):
     distances: list[Distance] = []
     faults: list[Annotated[Fault, BeforeValidator(_with_units)]] = []
     churn: Churn = Churn()
+    crowd: CrowdHabits = CrowdHabits()
 
     def manifest(self, seed: int) -> Manifest:
         """Returns the run's manifest.
@@ -201,6 +217,21 @@ class Scenario(_Table):
         Raises:
             ConfigError: names the setting.
         """
+        try:
+            manifest = self.manifest(self.seed)
+            method_of_run(manifest)
+            if self.task == "text":
+                check_method(manifest)
+        except ConfigError as error:
+            raise ConfigError(f"run.{error}") from None
+        if self.level == "sizes":
+            crowd_spec(self, manifest)
+        else:
+            self._check_places()
+            self._check_churn()
+            self._check_pieces(manifest)
+
+    def _check_places(self) -> None:
         names = [group.name for group in self.groups]
         if len(set(names)) < len(names):
             raise ConfigError(f"groups: two have the same name, of {', '.join(names)}")
@@ -211,14 +242,15 @@ class Scenario(_Table):
                     f"distances[{index}].between: nobody is in {min(unknown)!r}; there are "
                     f"{', '.join(sorted(regions))}"
                 )
-        try:
-            manifest = self.manifest(self.seed)
-            method_of_run(manifest)
-            if self.task == "text":
-                check_method(manifest)
-        except ConfigError as error:
-            raise ConfigError(f"run.{error}") from None
-        self._check_pieces(manifest)
+
+    def _check_churn(self) -> None:
+        if "crowd" in self.model_fields_set:
+            raise ConfigError("crowd: does nothing at level tensors; leave it out")
+        for name, per_hour in self.churn:
+            if per_hour > _MOST_PER_HOUR:
+                raise ConfigError(
+                    f"churn.{name}: more than one in a second is for level sizes, got {per_hour:g}"
+                )
 
     def _check_pieces(self, manifest: Manifest) -> None:
         """Refuses a stand-in so small that its smallest pieces are too heavy for the links."""

@@ -117,20 +117,38 @@ def test_exchanging_fetched_landing_landed_idle() -> None:
     assert machine.next_deadline_s() is None
 
 
-def test_ready_no_next() -> None:
+def test_ready_no_pause_next() -> None:
     machine = machine_of(LOW, HIGH, FAR)
-    expected = order(LOW, HIGH, FAR)
     machine.on_departed(10, now_s=0.0)
-    for at_s, partner in enumerate(expected):
-        dst, propose = asked(machine)
-        assert dst == partner
-        machine.on_note(partner, Answer(0, propose.exchange_id, False, 0), now_s=0.1 * at_s)
-    assert drain(machine) == []  # all asked: a pause
-    assert machine.waiting_for() == ()
-    due_s = machine.next_deadline_s()
-    assert due_s is not None
-    machine.on_timer(now_s=due_s)
-    assert asked(machine)[0] == expected[0]
+    now_s, asked_in_turn = 0.0, []
+    for _ in range(4):
+        partner, propose = asked(machine)
+        asked_in_turn.append(partner)
+        machine.on_note(partner, Answer(0, propose.exchange_id, False, 0), now_s=now_s)
+        assert drain(machine) == []  # a pause, in which we accept whoever asks
+        assert machine.waiting_for() == ()
+        due_s = machine.next_deadline_s()
+        assert due_s is not None
+        assert now_s < due_s < now_s + 1.5
+        machine.on_timer(now_s=due_s)
+        now_s = due_s
+    first, second, third = order(LOW, HIGH, FAR)
+    assert asked_in_turn == [first, second, third, first]
+
+
+def test_whoever_asked_us_in_vain_is_asked_first_and_at_once() -> None:
+    machine = machine_of(LOW, HIGH, FAR)
+    *_, last = order(LOW, HIGH, FAR)
+    machine.on_note(last, Propose(0, 4, 30, THEIR_ID), now_s=0.0)
+    assert drain(machine) == [Send(last, Answer(0, THEIR_ID, False, 0))]  # nothing to give yet
+    machine.on_departed(10, now_s=1.0)
+    assert asked(machine)[0] == last
+    # But not for ever: it has found somebody else by now.
+    later = machine_of(LOW, HIGH, FAR)
+    later.on_note(last, Propose(0, 4, 30, THEIR_ID), now_s=0.0)
+    drain(later)
+    later.on_departed(10, now_s=20.0)
+    assert asked(later)[0] == order(LOW, HIGH, FAR)[0]
 
 
 def test_ready_no_answer_in_time_next() -> None:

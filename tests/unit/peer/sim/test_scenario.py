@@ -56,6 +56,8 @@ for = "15s"
 shape = "bridge"
 """
 LEAST = 'duration = "1min"\n[[groups]]\nname = "a"\n'
+CROWD = 'level = "sizes"\nrun = { method = "noloco" }\n' + LEAST + "count = 20\n"
+ALL = CROWD.replace("noloco", "diloco")
 
 
 def read(tmp_path: Path, text: str) -> Scenario:
@@ -100,6 +102,15 @@ def test_a_toy_has_whole_fragments_and_weighs_what_it_stands_for(tmp_path: Path)
     assert scenario.byte_scale(manifest) * 4002 == pytest.approx(1e6)
 
 
+def test_a_crowd_is_read(tmp_path: Path) -> None:
+    churn = "[churn]\ncrash_per_hour = 72_000\njoin_per_hour = 72_000"
+    crowd = '[crowd]\npace_cv = 0.5\nrefresh = "20s"\n'
+    scenario = read(tmp_path, CROWD.replace("20", "100_000") + crowd + churn)
+    assert scenario.level == "sizes"
+    assert (scenario.crowd.pace_cv, scenario.crowd.refresh_s) == (0.5, 20.0)
+    assert read(tmp_path, LEAST).level == "tensors"
+
+
 def test_what_stands_for_nothing_weighs_itself(tmp_path: Path) -> None:
     scenario = read(tmp_path, LEAST)
     assert scenario.byte_scale(scenario.manifest(0)) == 1.0
@@ -134,6 +145,28 @@ def test_what_stands_for_nothing_weighs_itself(tmp_path: Path) -> None:
         (LEAST + "[run]\nspeed = 1", "run.speed: there is no such setting"),
         (LEAST + "[run.method.schedule]\ninterval_steps = 0", "run.method.schedule.interval_steps"),
         ('stands_for_params = "1B"\n' + LEAST + "[toy]\nparameters = 40", "stands_for_params: "),
+        (LEAST + "[churn]\njoin_per_hour = 3601", "churn.join_per_hour: more than one in a second"),
+        (LEAST + "[crowd]\npace_cv = 0.1", "crowd: does nothing at level tensors"),
+        ('level = "molecules"\n' + LEAST, "level: "),
+        ('task = "toy"\n' + CROWD, "task: does nothing at level sizes"),
+        ("evaluate_every_rounds = 0\n" + CROWD, "evaluate_every_rounds: does nothing at level"),
+        ("evaluation_bytes = 2048\n" + CROWD, "evaluation_bytes: does nothing at level sizes"),
+        (CROWD + "[toy]\nrate = 0.1", "toy: does nothing at level sizes"),
+        (CROWD + '[[faults]]\nkind = "crash"\nat = 1', "faults: does nothing at level sizes"),
+        (CROWD + '[[distances]]\nbetween = ["a", "a"]\nlatency = 1', "distances: does nothing at"),
+        (CROWD + '[[groups]]\nname = "b"', "groups: at level sizes all peers are of one kind"),
+        (CROWD + 'joins = "1s"', "groups[0].joins: at level sizes"),
+        (CROWD.replace("20", "1"), "groups[0].count: at level sizes there are 2 to 100,000"),
+        (CROWD.replace("20", "100_001"), "groups[0].count: at level sizes there are 2 to 100,000"),
+        (ALL.replace("20", "129"), "groups[0].count: 129 peers cannot average all together"),
+        (ALL + 'link.up = "1M"', "run.round.progress_s: when all streams share a link"),
+        (CROWD + "[churn]\nleave_per_hour = 1", "churn.leave_per_hour: at level sizes nobody"),
+        (CROWD + "[churn]\ncrash_per_hour = 1", "churn.join_per_hour: at level sizes as many"),
+        (CROWD + "[crowd]\nsize = 1", "crowd.size: there is no such setting"),
+        (CROWD + '[crowd]\nrefresh = "0s"', "crowd.refresh: "),
+        (CROWD.replace('"noloco"', '"gossip-stream"'), "run.method.schedule.fragments: at level"),
+        (CROWD.replace('"noloco"', '"eager"'), "run.method.schedule.overlap_steps: at level"),
+        (CROWD.replace('"noloco"', '"dicolo"'), "run.method: there is no preset"),
     ],
     ids=lambda value: value[-40:] if isinstance(value, str) else None,
 )
@@ -199,7 +232,7 @@ def test_every_ready_scenario_is_found_by_its_name(path: Path) -> None:
 def test_there_are_the_ready_scenarios_that_the_documentation_names() -> None:
     names = {path.stem for path in packaged()}
     page = Path("docs/simulator.md").read_text()
-    assert {"home", "continents", "datacentres", "split"} <= names
+    assert {"home", "continents", "datacentres", "split", "crowd"} <= names
     for name in names:
         assert f"`{name}`" in page
 
