@@ -113,6 +113,8 @@ class GroupExchange(Exchange):
     def on_fetch_failed(self, src: PeerId, ref: BlobRef, *, is_alive: bool, now_s: float) -> None:
         """A part or an average could not be had from this peer."""
         if self._gathering and ref.exchange_id == self._gathering.exchange_id:
+            if is_alive and self._roster and self._gathering.is_reducing:
+                self._do(Send(src, self._roster))  # perhaps it is in another one
             self._gathering.on_fetch_failed(src, ref, is_alive=is_alive, now_s=now_s)
             self._advance(now_s)
 

@@ -321,6 +321,15 @@ def test_the_roster_is_sent_again_to_a_member_whose_ready_repeats_and_to_no_othe
     assert drain(machine) == [Send(THIRD, roster(FIRST, SECOND, THIRD))]
 
 
+def test_a_member_that_has_nothing_for_us_is_told_that_it_is_in_the_roster() -> None:
+    machine = exchanging()
+    ours = sorted((FIRST, SECOND, THIRD)).index(SECOND)
+    machine.on_fetch_failed(THIRD, part(ours), is_alive=True, now_s=2.0)
+    assert drain(machine) == [Send(THIRD, roster(FIRST, SECOND, THIRD))]
+    machine.on_fetch_failed(FIRST, part(ours), is_alive=False, now_s=2.0)
+    assert drain(machine) == []
+
+
 # ---- the exchange
 
 
@@ -378,6 +387,7 @@ def test_after_a_failed_attempt_nobody_is_ready_who_does_not_say_so_anew() -> No
         machine.on_timer(now_s=3.0)
     assert machine.phase is Phase.READY
     assert set(machine.waiting_for()) == {SECOND, THIRD}
+    drain(machine)
     machine.on_timer(now_s=3.1)
     assert sent(machine, Roster) == []
 
