@@ -111,6 +111,11 @@ class SimTrainer:
             clock=asyncio.get_running_loop().time,
         )
 
+    @property
+    def waiting_tokens(self) -> tuple[int, ...]:
+        """Of each fragment, the tokens that it was trained on and that are in no average yet."""
+        return self._trainer.waiting_tokens
+
     async def run(self) -> None:
         """Trains until the wire's side ends it."""
         trainer, channel = self._trainer, self._channel

@@ -173,6 +173,11 @@ class Trainer:
         while not (self.has_left or self._port.is_closed) and is_wanted():
             self.turn()
 
+    @property
+    def waiting_tokens(self) -> tuple[int, ...]:
+        """Of each fragment, the tokens that it was trained on and that are in no average yet."""
+        return tuple(self._tokens)
+
     def say_hello(self) -> None:
         """Say what we are; comes before the first turn."""
         self._port.send(self._hello)

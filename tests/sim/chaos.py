@@ -230,12 +230,22 @@ def assert_safe(swarm: Checked) -> None:
         peer = ledger.peer
         if peer.is_running and peer.trained_from_s is not None and is_at_rest(peer):
             ledger.assert_balanced(done_of(swarm, peer))
+            assert_tokens_conserved(peer)
     if swarm.task.manifest.method.mixing == "all":
         for fragment in range(len(swarm.task.layout.fragments)):
             outers = [peer.mixing.outer[fragment] for peer in swarm.running()]
             anchors = {(outer.round, outer.digest) for outer in outers}
             rounds = {outer.round for outer in outers}
             assert len(anchors) == len(rounds), f"anchors differ: {anchors}"
+
+
+def assert_tokens_conserved(peer: SimPeer) -> None:
+    """What a peer trained is in averages that landed, or waits for one."""
+    if peer.mixing.goes_ahead:  # there it may also be on its way
+        return
+    waiting = sum(peer.trainer.waiting_tokens)
+    trained = peer.learner.tokens * len(peer.mixing.outer)
+    assert peer.status.contributed_tokens + waiting == trained
 
 
 def assert_live(swarm: SimSwarm, before: dict[Any, list[int]]) -> None:
