@@ -17,53 +17,34 @@ others; that is where the measurement begins.
 import argparse
 import contextlib
 import json
-import logging
-import os
 import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Self
-from unittest import mock
-
-import uvloop
-from torch import Tensor
+from typing import Any
 
 from benchmarks.links import Lab, Link, Traffic, why_not
 from benchmarks.machine import facts
+from benchmarks.paced import BEGIN, Role
 from bootstrap.found import found
-from peer.app import Peer
-from peer.cli.join import leave_on_signals
-from peer.config import PeerConfig
 from peer.demo.cast import Cast
-from peer.net.counters import ByteCounters
-from peer.run_folder import TICKET, read_ticket
-from peer.status import PeerStatus
-from peer.telemetry import Events, read_events
-from peer.train import worker
-from peer.train.interchange import Interchange
-from peer.train.launch import TrainerProcess
-from peer.train.replica import Replica
+from peer.run_folder import TICKET
+from peer.telemetry import read_events
 from protocol.errors import ThinwireError
 
 BOOTSTRAP = "bootstrap"
-RUN, EVENTS, BEGIN = "run", "events.jsonl", "begin"
-"""The run's folder, a peer's events, and the file that holds the time at which training begins."""
+RUN, EVENTS = "run", "events.jsonl"
+"""The run's folder, and a peer's events."""
 PATIENCE_S = 120.0
 """How long the bootstrap node may take, and then the joining."""
 NOTICE_S = 0.5
 """So long before it begins are trainers told."""
 LOOK_S = 0.1
 LEAVE_S = 10.0
-NEVER = 1 << 30
-"""Rounds or seconds: no evaluations and no checkpoints while we measure."""
 
 HOME = Link(up_bps=10e6, down_bps=10e6, delay_s=0.0075)
 """30 ms from peer to peer and back."""
@@ -320,118 +301,6 @@ def _dismissing(cast: Cast) -> Iterator[None]:
         cast.dismiss(list(cast.actors), within_s=LEAVE_S)
 
 
-# ---- a peer whose inner steps last as long as they are told to
-
-
-@dataclass(frozen=True, slots=True)
-class Role:
-    """What a peer and its trainer are told, on their command lines."""
-
-    folder: str
-    """Its own, in that of the measurement."""
-    host: str
-    step_s: float
-    starts_after_s: float
-
-    def command(self, option: str, *more: str) -> list[str]:
-        """Returns the command line of a process in this role."""
-        role = json.dumps(asdict(self))
-        return [sys.executable, "-m", "benchmarks.reality", option, role, *more]
-
-    @property
-    def measurement(self) -> Path:
-        """The folder of the measurement."""
-        return Path(self.folder).parent
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Returns the role in a command line."""
-        return cls(**json.loads(text))
-
-
-class PacedReplica(Replica):
-    """A replica of which every step lasts `step_s`, the first one from a common instant on."""
-
-    def __init__(self, *arguments: Any, role: Role, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self._role = role
-        self._begin_path = role.measurement / BEGIN
-
-    def train_step(self) -> Tensor:
-        """Makes one inner step."""
-        if self.step == 0:
-            self._wait_for_begin()
-        ends_s = time.monotonic() + self._role.step_s
-        step_loss = super().train_step()
-        time.sleep(max(0.0, ends_s - time.monotonic()))
-        return step_loss
-
-    def _wait_for_begin(self) -> None:
-        while not self._begin_path.exists():
-            time.sleep(0.01)
-        begin_s = float(self._begin_path.read_text()) + self._role.starts_after_s
-        time.sleep(max(0.0, begin_s - time.monotonic()))
-
-
-class MeasuredEvents(Events):
-    """Adds to each report what a measurement has to know beside it."""
-
-    def __init__(
-        self, *arguments: Any, counters: ByteCounters, status: PeerStatus, **settings: Any
-    ) -> None:
-        super().__init__(*arguments, **settings)
-        self._counters = counters
-        self._status = status
-
-    def write(self, event: str, **fields: Any) -> None:
-        """Writes one event."""
-        if event == "progress":
-            fields["payload_sent_bytes"] = self._counters.total_sent
-            fields["payload_received_bytes"] = self._counters.total_received
-            fields["num_members"] = len(self._status.members)
-        super().write(event, **fields)
-
-
-async def be_peer(role: Role) -> None:
-    """Does what `thinwire join` does, with a trainer that keeps pace."""
-    config = PeerConfig(
-        ticket=read_ticket(role.measurement / RUN),
-        directory=Path(role.folder),
-        device="cpu",
-        threads=1,
-        listen_host=role.host,
-        evaluate_every_rounds=NEVER,
-        checkpoint_every_s=NEVER,
-    )
-    peer, counters = Peer(config), ByteCounters()
-    events = partial(MeasuredEvents, counters=counters, status=peer.status)
-    leave_on_signals(peer.leave)
-    with (
-        mock.patch("peer.net.wire.ByteCounters", return_value=counters),
-        mock.patch("peer.app.Events", events),
-        mock.patch("peer.trainer_port.launch_trainer", partial(launch_paced_trainer, role)),
-    ):
-        await peer.live()
-
-
-def launch_paced_trainer(role: Role, config_path: Path, interchange: Interchange) -> TrainerProcess:
-    """Does what `peer.train.launch.launch_trainer` does, with a trainer in this role."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        command = role.command("--as-trainer", "--config", str(config_path))
-        command += ["--socket-fd", str(theirs.fileno()), "--buffers-fd", str(interchange.fd)]
-        command += ["--parent-pid", str(os.getpid())]
-        fds = (theirs.fileno(), interchange.fd)
-        process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
-    return TrainerProcess(process, ours)
-
-
-def be_trainer(role: Role, arguments: list[str]) -> int:
-    """Does what `peer.train.worker` does."""
-    with mock.patch.object(worker, "Replica", partial(PacedReplica, role=role)):
-        return worker.main(arguments)
-
-
 # ---- the command line
 
 
@@ -457,13 +326,7 @@ def say(line: str) -> None:
 
 
 def main() -> None:
-    """Runs scenarios, or one of the processes in them."""
-    if sys.argv[1:2] == ["--as-peer"]:
-        logging.basicConfig(level=logging.INFO)
-        uvloop.run(be_peer(Role.parse(sys.argv[2])))
-        return
-    if sys.argv[1:2] == ["--as-trainer"]:
-        sys.exit(be_trainer(Role.parse(sys.argv[2]), sys.argv[3:]))
+    """Runs scenarios, on the real wire and in the simulator."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reality")
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
     parser.add_argument("--duration-s", type=float, default=120.0)
