@@ -45,6 +45,8 @@ READY_LIFE = 3.5
 """A READY is believed for so many times `resend_s`, so that losing one or two does no harm."""
 
 
+MAX_LEFT = 3
+"""So often in a round we leave a roster for a larger one: each costs encoding and fetching anew."""
 FRESH_READY = 1.5
 """The same for a peer that has only just become ready itself: the others may have closed a roster
 without it, and it must not close another one."""
@@ -62,6 +64,8 @@ class GroupExchange(Exchange):
         self._shunned = Shunning()
         self._given_up: set[bytes] = set()
         """Exchanges of this round that we left; we never enter one again."""
+        self._num_left = 0
+        """Rosters that we left for larger ones, in this round."""
         self._complete_since_s: float | None = None
         self._quorum_since_s: float | None = None
         self._resend_at_s: float | None = None
@@ -274,11 +278,15 @@ class GroupExchange(Exchange):
         ours, gathering = self._roster, self._gathering
         if not ours or not gathering or not gathering.is_reducing or src not in ours.peer_ids:
             return
+        strangers = set(other.peer_ids) - {*self._others, self.config.our_id}
+        if strangers or self._num_left >= MAX_LEFT:
+            return  # somebody plays with us
         if _rank(other) < _rank(ours):
             self._do(Send(src, ours))
             return
         self._do(Discard(self.config.fragment, ours.exchange_id))
         self._given_up.add(ours.exchange_id)
+        self._num_left += 1
         self._tell("roster_left", partners=list(ours.peer_ids))
         for peer in gathering.partners:
             if peer != src and peer in other.peer_ids:
@@ -349,6 +357,7 @@ class GroupExchange(Exchange):
     def _enter_round(self, round: int, anchor_digest: bytes, now_s: float) -> None:
         if round != self.round:
             self._given_up.clear()
+            self._num_left = 0
         self.round, self.anchor_digest = round, anchor_digest
         self.phase = Phase.IDLE
         self._roster = self._gathering = self._replayed = None

@@ -43,6 +43,7 @@ PAUSE_FRAC = 1.0
 """After a no, about so many times `resend_s` pass before the next question."""
 SUITOR_LIFE = 5.0
 """Whoever asked us in vain is believed to be still READY for so many times `resend_s`."""
+MAX_SUITORS = 8
 MAX_FETCH_TRIES = 12
 """A contribution is made between two steps of the partner's trainer, which may take seconds."""
 REMEMBERED_EXCHANGES = 256
@@ -66,7 +67,14 @@ class PairExchange(Exchange):
 
     __slots__ = (
         *("_tokens", "_candidates", "_has_drawn", "_asked", "_last_question", "_pair"),
-        *("_ask_again_at_s", "_suitors", "_failed_partners", "_shunned", "_entered"),
+        *(
+            "_ask_again_at_s",
+            "_suitors",
+            "_failed_partners",
+            "_shunned",
+            "_entered",
+            "_last_landed",
+        ),
     )
 
     def __init__(self, config: ExchangeConfig, *, round: int, anchor_digest: bytes) -> None:
@@ -85,6 +93,7 @@ class PairExchange(Exchange):
         self._failed_partners: set[PeerId] = set()
         self._shunned = Shunning()
         self._entered: deque[bytes] = deque(maxlen=REMEMBERED_EXCHANGES)
+        self._last_landed = b""
 
     def waiting_for(self) -> tuple[PeerId, ...]:
         """The partner, or the one who was asked."""
@@ -135,14 +144,14 @@ class PairExchange(Exchange):
             fields = self.config.fragment, self.round, pair.own_tokens, pair.exchange_id
             self._do(Send(src, Propose(*fields)))
             return
-        if not is_alive:
-            self._shunned.add(src, now_s=now_s)
+        self._shunned.add(src, now_s=now_s)
         self._give_up("does not have it" if is_alive else "does not answer", now_s)
 
     def on_landed(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
         """The outer step was taken; train on."""
         if self._pair:
             self._shunned.forgive(self._pair.partner)
+            self._last_landed = self._pair.exchange_id
         self.round, self.anchor_digest = round, anchor_digest
         self.phase, self._pair = Phase.IDLE, None
 
@@ -163,6 +172,7 @@ class PairExchange(Exchange):
                     self._start_asking(now_s)
         elif self.phase is Phase.EXCHANGING and self._pair:
             if now_s >= self._pair.deadline_s:
+                self._shunned.add(self._pair.partner, now_s=now_s)
                 self._give_up("too slow", now_s)
             elif self._pair.retry_at_s is not None and now_s >= self._pair.retry_at_s:
                 self._pair.retry_at_s = None
@@ -183,7 +193,11 @@ class PairExchange(Exchange):
         oldest_s = now_s - SUITOR_LIFE * self.config.resend_s
         self._suitors = {peer: at_s for peer, at_s in self._suitors.items() if at_s >= oldest_s}
         newest_first = sorted(self._suitors, key=self._suitors.__getitem__, reverse=True)
-        self._candidates = [peer for peer in newest_first if peer not in self._failed_partners]
+        self._candidates = [
+            peer
+            for peer in newest_first
+            if peer not in self._failed_partners and not self._shunned.holds(peer, now_s=now_s)
+        ]
         self._has_drawn = False
         self._ask_next(now_s)
 
@@ -216,9 +230,13 @@ class PairExchange(Exchange):
             Send(partner, Propose(self.config.fragment, self.round, self._tokens, exchange_id))
         )
 
-    def _on_no(self, now_s: float) -> None:
-        """Most others are not READY; those who will be soon find us sooner than we them."""
-        if self._candidates and self._candidates[0] in self._suitors:
+    def _on_no(self, who: PeerId, now_s: float) -> None:
+        """Most others are not READY; those who will be soon find us sooner than we them.
+
+        A suitor that refuses is asking somebody itself, and two or three could go on so for ever.
+        """
+        has_suitor = self._candidates and self._candidates[0] in self._suitors
+        if has_suitor and who not in self._suitors:
             self._ask_next(now_s)
         elif self._candidates or not self._has_drawn:
             self._pause(PAUSE_FRAC * self.config.resend_s, now_s)
@@ -233,8 +251,9 @@ class PairExchange(Exchange):
         self._ask_again_at_s = now_s + wait * about_s
 
     def _on_propose(self, src: PeerId, note: Propose, now_s: float) -> None:
-        asked = self._asked
-        pair = self._pair
+        if note.exchange_id == self._last_landed:
+            return  # we are through, and they can still fetch our contribution
+        asked, pair = self._asked, self._pair
         if pair and (pair.partner, pair.exchange_id) == (src, note.exchange_id):
             accepted = True  # our answer was lost or the note came twice
         elif self.phase is not Phase.READY or self._is_refused(src, note, now_s):
@@ -255,7 +274,15 @@ class PairExchange(Exchange):
 
     def _remember(self, suitor: PeerId, now_s: float) -> None:
         """We shall ask this one first, when we can."""
+        if suitor in self._failed_partners or suitor not in self._others:
+            return
+        self._suitors.pop(suitor, None)
         self._suitors[suitor] = now_s
+        if len(self._suitors) > MAX_SUITORS:
+            oldest = next(iter(self._suitors))
+            del self._suitors[oldest]
+            if oldest in self._candidates:
+                self._candidates.remove(oldest)
         if suitor in self._candidates:
             self._candidates.remove(suitor)
         self._candidates.insert(0, suitor)
@@ -272,9 +299,11 @@ class PairExchange(Exchange):
                 asked.tokens = note.tokens
                 self._begin(asked, now_s)
             else:
-                self._on_no(now_s)
-        elif self.phase is Phase.EXCHANGING and pair and not note.accepted:
-            if (src, note.exchange_id) == (pair.partner, pair.exchange_id):
+                self._on_no(src, now_s)
+        elif pair and (src, note.exchange_id) == (pair.partner, pair.exchange_id):
+            if note.accepted and note.tokens > 0:
+                pair.tokens = note.tokens  # they may have begun later than we, with more
+            elif self.phase is Phase.EXCHANGING:
                 self._give_up("is not in it", now_s)
         elif note.accepted and note.exchange_id not in self._entered:
             # We have gone on without them: they need not wait for us.

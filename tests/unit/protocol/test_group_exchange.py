@@ -279,6 +279,8 @@ def test_of_two_rosters_the_smaller_one_is_refused_with_the_larger() -> None:
 @pytest.mark.parametrize("members", [PEERS, (FIRST, SECOND, THIRD)], ids=["larger", "of its size"])
 def test_of_two_rosters_the_larger_one_is_entered(members: tuple[PeerId, ...]) -> None:
     machine = exchanging()
+    machine.on_members((FIRST, THIRD, FOURTH), now_s=1.4)
+    drain(machine)
     machine.on_note(THIRD, roster(*members, id=ID2), now_s=1.5)
     effects = drain(machine)
     assert effects[0] == Discard(0, ID)
@@ -286,6 +288,18 @@ def test_of_two_rosters_the_larger_one_is_entered(members: tuple[PeerId, ...]) -
     assert [effect.exchange_id for effect in effects if isinstance(effect, Offer)] == [ID2]
     machine.on_note(FIRST, roster(FIRST, SECOND, THIRD), now_s=1.6)  # the first again, or late
     assert drain(machine) == []
+
+
+def test_rosters_of_strangers_are_not_entered_and_nobody_makes_us_move_for_ever() -> None:
+    machine = exchanging()
+    machine.on_note(THIRD, roster(*PEERS, PeerId("phantom"), id=ID2), now_s=1.5)
+    assert drain(machine) == []
+    offers = 0
+    for number in range(100):
+        id = bytes([255 - 50 + number // 2, number]) * 8
+        machine.on_note(THIRD, roster(FIRST, SECOND, THIRD, id=id), now_s=1.6)
+        offers += sum(isinstance(effect, Offer) for effect in drain(machine))
+    assert offers <= 3
 
 
 def test_a_latecomers_larger_roster_does_not_break_up_ours() -> None:
