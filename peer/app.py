@@ -148,6 +148,7 @@ class Peer:
             addresses=self._presence.addresses,
         )
         self._stack.push_async_callback(self._wire.close)
+        self._stack.push_async_callback(self._forget_all)
         parts = Parts(
             our_id=self._our_id,
             manifest=run.manifest,
@@ -242,11 +243,11 @@ class Peer:
         if ticket != self.ticket:  # whoever we know lets us and others in again
             self.ticket = ticket
             write_ticket(self.config.directory, ticket)
-        for peer in self._met - presence.cards.keys():
+        for peer in self._met - presence.reachable:
             task = asyncio.create_task(self._wire.forget(peer))
             self._forgetting.add(task)
             task.add_done_callback(self._forgetting.discard)
-        self._met = set(presence.cards)
+        self._met = set(presence.reachable)
 
     async def _report(self) -> None:
         while True:
@@ -289,6 +290,10 @@ class Peer:
             logger.info("no last checkpoint: %s", error)
 
     # ---- plumbing
+
+    async def _forget_all(self) -> None:
+        for task in list(self._forgetting):
+            await _cancel(task)
 
     def _addresses(self) -> tuple[str, ...]:
         return wire_addresses(

@@ -1,4 +1,4 @@
-"""The wire's driver of the exchange machines: it feeds them, and does what they say.
+"""The driver of the exchange machines: it feeds them, and does what they say.
 
 Between the machines (`protocol`), the mathematics (`peer.mixing`), the trainer process and the
 other peers, this is the one place where all meet. Every effect becomes a task or a job:
@@ -86,8 +86,9 @@ class Driver:
         """Of each exchange: offer, reduction and landing follow one another."""
         self._discards: dict[bytes, asyncio.Task[None]] = {}
         self._offers: OrderedDict[bytes, frozenset[PeerId]] = OrderedDict()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._fetches: dict[bytes, set[asyncio.Task[None]]] = {}
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._fetches: dict[bytes, dict[asyncio.Task[None], None]] = {}
+        """Dictionaries and not sets, so that under a virtual clock equal seeds give equal runs."""
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="mixing")
         self._refusals = RefusalLog(logger)
         self._made = asyncio.Event()
@@ -255,9 +256,9 @@ class Driver:
                 task.add_done_callback(lambda _: self._discards.pop(effect.exchange_id, None))
             case Fetch():
                 task = self._spawn(self._fetch(effect))
-                tasks = self._fetches.setdefault(effect.ref.exchange_id, set())
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
+                tasks = self._fetches.setdefault(effect.ref.exchange_id, {})
+                tasks[task] = None
+                task.add_done_callback(lambda task: tasks.pop(task, None))
             case Land():
                 self._fetches.pop(effect.exchange_id, None)
                 self._spawn_after(effect.exchange_id, lambda: self._land(effect))
@@ -378,7 +379,7 @@ class Driver:
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._on_task_done)
         return task
 
@@ -402,7 +403,7 @@ class Driver:
         task = self._newest_task[exchange_id] = self._spawn(in_turn())
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if task.cancelled():
             return
         error = task.exception()

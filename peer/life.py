@@ -62,8 +62,8 @@ class Life:
     def __init__(self, parts: Parts, *, evaluate_every_rounds: int) -> None:
         self._parts = parts
         self._evaluate_every_rounds = evaluate_every_rounds
-        self._is_leaving = False
         self._background: asyncio.TaskGroup | None = None
+        self._training: asyncio.Task[None] | None = None
         self.on_refresh: Callable[[], None] = lambda: None
         """Called whenever the directory has been read."""
 
@@ -110,19 +110,21 @@ class Life:
         async def watch_trainer() -> None:
             await asyncio.shield(trainer_life)
 
-        async with asyncio.TaskGroup() as group:
-            self._background = group
-            for work in (
-                presence.run(self._card, self._on_refresh),
-                driver.wait(),
-                watch_trainer(),
-                *beside,
-            ):
-                group.create_task(work)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._background, self._training = group, asyncio.current_task()
+                for work in (
+                    presence.run(self._card, self._on_refresh),
+                    driver.wait(),
+                    watch_trainer(),
+                    *beside,
+                ):
+                    group.create_task(work)
+        finally:
+            self._background = None
 
     async def leave(self, last: Callable[[], Awaitable[None]] = _nothing) -> None:
         """Says goodbye, does what is to be done last, and ends the trainer."""
-        self._is_leaving = True
         with contextlib.suppress(TransportError, TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
                 await self._parts.presence.announce(self._card("left"))
@@ -185,8 +187,12 @@ class Life:
 
     def _on_landed(self, round: int) -> None:
         every = self._evaluate_every_rounds
-        if every and round % every == 0 and not self._is_leaving and self._background:
+        if every and round % every == 0 and self._background and not self._is_leaving():
             self._background.create_task(self._evaluate(round))
+
+    def _is_leaving(self) -> bool:
+        """Whether the group is being cancelled, and takes no new task."""
+        return self._training is None or bool(self._training.cancelling())
 
     async def _evaluate(self, round: int) -> None:
         parts = self._parts

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 REFRESH_S = 5.0
 CARD_LIFETIME_S = 30.0
 GOODBYE_LIFETIME_S = 60.0
+FORMER_S = 600.0
+"""So long we can still reach somebody whom we do not see any more."""
 EVERYWHERE = ("0.0.0.0", "::")
 MAX_WIRE_ADDRESSES = 8
 
@@ -39,12 +41,22 @@ class Presence:
         self.cards: dict[PeerId, Card] = {}
         """Of all others whom we know now."""
         self.our_id = our_id
+        self._former: dict[PeerId, tuple[Card, float]] = {}
+        """Whom we knew, with the time when we lost sight of them."""
         self._refresh_now = asyncio.Event()
 
     def addresses(self, peer_id: PeerId) -> Sequence[str]:
-        """Returns host:port candidates of a peer's wire."""
-        card = self.cards.get(peer_id)
+        """Returns host:port candidates of a peer's wire, also of one whom we knew a while ago.
+
+        Whoever leaves a room may be in the middle of an exchange with somebody who stays.
+        """
+        card = self.cards.get(peer_id) or self._former.get(peer_id, (None, 0.0))[0]
         return card.wire_addresses if card else ()
+
+    @property
+    def reachable(self) -> frozenset[PeerId]:
+        """All whose addresses we have."""
+        return frozenset((*self.cards, *self._former))
 
     def members(self) -> tuple[PeerId, ...]:
         """Returns the other peers that train, sorted."""
@@ -71,7 +83,18 @@ class Presence:
                 cards[record.owner] = parse_card(record.payload)
             except RemoteError as error:
                 logger.debug("card of %s: %s", record.owner, error)
+        self._remember(cards)
         self.cards = cards
+
+    def _remember(self, cards: dict[PeerId, Card]) -> None:
+        now_s = asyncio.get_running_loop().time()
+        lost = {peer: (card, now_s) for peer, card in self.cards.items() if card.role != "left"}
+        both = self._former | lost
+        self._former = {
+            peer: (card, since_s)
+            for peer, (card, since_s) in both.items()
+            if peer not in cards and since_s > now_s - FORMER_S
+        }
 
     async def _read(self) -> list[Record]:
         """Returns the records of all whom we know; of two from one owner the newer comes last."""

@@ -2,8 +2,8 @@
 
 A machine (`protocol.exchange.Exchange`) is fed events and the time, and answers with effects; it
 opens nothing, waits for nothing and reads no clock. A driver does exactly this: feed one event,
-`drain()`, perform the effects, set one timer for `next_deadline_s()`. There are two drivers, the
-wire's and the simulator's.
+`drain()`, perform the effects, set one timer for `next_deadline_s()`. There are two drivers,
+`peer.driver`, on the wire and under a virtual clock, and `peer.sim.crowd_peer` for thousands.
 
 Bulk data goes beside the machines: they name it (`BlobRef`) and learn how its journey ended.
 """

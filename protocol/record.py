@@ -14,8 +14,8 @@ from protocol.manifest import RunId
 MAX_RECORD_BYTES = 4096
 MAX_LIFETIME_S = 300.0
 CLOCK_SKEW_S = 30.0
-_MIN_STEP_S = 0.001
 """Home machines' clocks are that wrong; it only stretches how long a record is believed."""
+_MIN_STEP_S = 0.001
 
 _DOMAIN = b"thinwire record 1\0"
 

@@ -31,6 +31,9 @@ class Board:
         if record.expires_unix_s - self.network.clock.now_s >= MAX_LIFETIME_S + CLOCK_SKEW_S:
             return False
         records = self._topics.setdefault(record.topic, {})
+        now_s = self.network.clock.now_s
+        for owner in [o for o, (old, _) in records.items() if old.expires_unix_s <= now_s]:
+            del records[owner]
         old = records.get(record.owner)
         if old is None and len(records) >= self._max_records:
             return False
@@ -43,10 +46,8 @@ class Board:
         """Returns what a host sees that is alive by its own clock."""
         now_s = self.network.clock.now_s + reader.clock_offset_s
         found = []
-        for owner, (record, seen_by) in list(self._topics.get(topic, {}).items()):
+        for record, seen_by in self._topics.get(topic, {}).values():
             left_s = record.expires_unix_s - now_s
-            if record.expires_unix_s + MAX_LIFETIME_S < self.network.clock.now_s:
-                del self._topics[topic][owner]
             if not 0 < left_s < MAX_LIFETIME_S + CLOCK_SKEW_S:
                 continue
             if seen_by is None or reader.host_id in seen_by:

@@ -88,6 +88,8 @@ class Slow(_Fault):
 class Partition(_Fault):
     """Some paths carry nothing for a while.
 
+    It is drawn among those who run when it comes; whoever comes later sees everybody.
+
     Shapes: `halves` cannot reach each other; `bridge` are halves between which one peer alone sees
     all; `one-way` is one peer that nobody hears, though it hears everybody.
     """
@@ -102,9 +104,10 @@ class Partition(_Fault):
         if len(peers) < 2:
             return
         swarm.rng.shuffle(peers)
-        heal = swarm.network.cut(self._paths(peers))
-        swarm.network.fired[self.shape] += 1
-        swarm.clock.after(self.for_s, heal)
+        paths = self._paths(peers)
+        if paths:
+            swarm.network.fired[self.shape] += 1
+            swarm.clock.after(self.for_s, swarm.network.cut(paths))
 
     def _paths(self, peers: list[PeerId]) -> list[tuple[PeerId, PeerId]]:
         if self.shape == "one-way":

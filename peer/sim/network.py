@@ -25,6 +25,8 @@ HEADERS_FRAC = 0.055
 counted as bytes of sockets."""
 MATHIS = 1.22
 """Rate = MATHIS * segment / (round trip * sqrt(loss)), for a connection that halves its window."""
+WINDOW_CHUNKS = 2
+"""Of one stream may queue for the receiver's downlink, so that streams share it."""
 RETRANSMIT_S = 0.2
 """TCP's least retransmission timeout on Linux."""
 
@@ -260,7 +262,7 @@ class VirtualNetwork:
             dst: Where it goes.
             num_bytes: How much.
             deliver: Called on arrival.
-            left: Called when the uplink is free for the next piece.
+            left: Called when the uplink is free for the next piece, and the receiver keeps up.
             flow: The stream, if it has several pieces.
         """
         one, other, now_s = self.hosts[src], self.hosts[dst], self.clock.now_s
@@ -281,7 +283,8 @@ class VirtualNetwork:
             if flow is not None:
                 arrives_s = flow.arrives_at_s = max(arrives_s, flow.arrives_at_s)
             self.clock.at(arrives_s, arrive)
-            left()
+            # No window is so large that a fast sender fills a slow receiver's link for long.
+            self.clock.at(arrives_s - latency_s - WINDOW_CHUNKS * took_s, left)
 
         def arrive() -> None:
             other.received_bytes += num_bytes

@@ -64,6 +64,7 @@ class SimPeer:
         self.trained_from_s: float | None = None
         self.ended_at_s: float | None = None
         self.ledger = Ledger(swarm.clock.now_s)
+        self.is_leaving = False
         self.busy_s = 0.0
         self.frozen_s = 0.0
         self.slowness = 1.0
@@ -82,8 +83,8 @@ class SimPeer:
 
     @property
     def is_running(self) -> bool:
-        """Whether its processes are there, and not stopped."""
-        return self.ended_at_s is None and not self.host.is_frozen
+        """Whether its processes are there, not stopped, and not about to end."""
+        return self.ended_at_s is None and not (self.host.is_frozen or self.is_leaving)
 
     @property
     def rounds(self) -> list[int]:
@@ -96,8 +97,9 @@ class SimPeer:
         self._task.add_done_callback(self._swarm.on_ended)
 
     def stop(self) -> None:
-        """Asks the peer to leave in order."""
-        if self._task is not None:
+        """Asks the peer to leave in order, once."""
+        if self._task is not None and not self.is_leaving:
+            self.is_leaving = True
             self._swarm.loop.call_soon(self._task.cancel, context=self.context)
 
     async def _live(self) -> None:
@@ -113,7 +115,8 @@ class SimPeer:
         except asyncio.CancelledError:
             await life.leave()
         finally:
-            self.ended_at_s = self._swarm.clock.now_s
+            if self.ended_at_s is None:
+                self.ended_at_s = self._swarm.clock.now_s
             await self._end(parts, trainer, training, trainer_life)
 
     def _assemble(self) -> tuple[Parts, SimTrainer]:

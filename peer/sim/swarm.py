@@ -121,7 +121,8 @@ class SimSwarm:
             raise error if error is not None else RuntimeError(problem["message"])
 
     def close(self) -> None:
-        """Ends all tasks and frees all memory."""
+        """Ends all tasks and frees all memory; the trace is over."""
+        self.trace.is_over = True
         for peer in self.peers.values():
             peer.host.release()
         self.loop.close()

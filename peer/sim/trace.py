@@ -18,6 +18,8 @@ class Trace:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        self.is_over = False
+        """Nothing that happens any more is part of it."""
 
     def of(self, host: VirtualHost, now_s: Callable[[], float]) -> "PeerTrace":
         """Returns where a peer writes its events."""
@@ -47,7 +49,7 @@ class PeerTrace:
 
     def write(self, event: str, **fields: Any) -> None:
         """Keeps one event."""
-        if self._host.is_dead:
+        if self._host.is_dead or self._trace.is_over:
             return
         known = {
             key: None if isinstance(value, float) and math.isnan(value) else value

@@ -148,12 +148,13 @@ class SimWire:
         return scaled_chunk_bytes(self._config.chunk_bytes, self._internet.byte_scale)
 
     def die(self) -> None:
-        """Our process is killed; unless the machine is gone, too, it breaks our streams off."""
+        """Our process ends; unless the machine is gone with it, that breaks our streams off."""
         for stream in () if self._host.is_silent else tuple(self._serving):
             stream.break_off()
 
     async def close(self) -> None:
-        """Stops listening."""
+        """Stops listening, and breaks off what is under way."""
+        self.die()
         self._is_closed = True
         if self._internet.wires.get(self._our_id) is self:
             del self._internet.wires[self._our_id]
@@ -257,8 +258,7 @@ class SimWire:
             reply: asyncio.Future[str] = self._internet.loop.create_future()
 
             def accept(reply: "asyncio.Future[str]" = reply) -> None:
-                self._host.received_bytes += HANDSHAKE_BYTES / HANDSHAKE_TRIPS
-                their._say(self, HANDSHAKE_BYTES, lambda: _settle(reply, ""))
+                their._say(self, HANDSHAKE_BYTES / HANDSHAKE_TRIPS, lambda: _settle(reply, ""))
 
             if not their._host.is_hidden:
                 self._say(their, HANDSHAKE_BYTES / HANDSHAKE_TRIPS, accept)

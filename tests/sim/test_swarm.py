@@ -244,4 +244,4 @@ def test_the_spread_shrinks_by_the_known_factor(
             anchors = anchors_of(swarm)
             spreads.append(float((anchors - anchors.mean(0)).norm()))
         measured = (spreads[20] / spreads[4]) ** (1 / 16)
-        assert measured == pytest.approx(factor, abs=0.03)
+        assert measured == pytest.approx(factor, abs=0.05)
