@@ -3,8 +3,11 @@
 import logging
 import multiprocessing
 import os
+import subprocess
+import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,6 +64,17 @@ def test_equal_seeds_give_equal_runs_byte_for_byte(seed: int) -> None:
 
     assert lines(seed) == lines(seed)
     assert lines(seed) != lines(seed + 100)
+
+
+@pytest.mark.parametrize("seed", [3, 9])
+def test_hashes_and_addresses_of_a_process_change_nothing(seed: int) -> None:
+    def printed(hash_seed: str) -> str:
+        command = [sys.executable, "-m", "tests.sim.chaos", str(seed)]
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(Path.cwd())}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    assert printed("1") == printed("2")
 
 
 def test_a_checker_that_finds_nothing_would_be_worthless() -> None:

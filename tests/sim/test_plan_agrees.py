@@ -74,7 +74,8 @@ def play(preset: str, link: Link, *, peers: int, duration_s: float, **settings: 
                 begun[peer, fields["exchange_id"]] = t_s
             elif event == "landed":
                 steps.setdefault((peer, fields["fragment"]), []).append(fields["step"])
-                took_s.append(t_s - begun[peer, fields["exchange_id"]])
+                if (peer, fields["exchange_id"]) in begun:  # else it was late, and replayed
+                    took_s.append(t_s - begun[peer, fields["exchange_id"]])
         of_fragments = [(at[-1] - at[1]) / (len(at) - 2) for at in steps.values() if len(at) > 2]
         all_ = list(swarm.peers.values())
         landings = sum(len(at) for at in steps.values()) / max(1, len(all_[0].rounds))

@@ -69,6 +69,22 @@ async def test_who_does_not_train_is_no_member_but_can_be_dialled(role: str) -> 
     assert list(ours.addresses(IDS[1])) == ["10.0.0.2:4000"]
 
 
+async def test_who_is_out_of_sight_can_still_be_reached_unless_it_said_goodbye() -> None:
+    """It may have left our room in the middle of an exchange with us."""
+    board = Board()
+    ours, theirs, third = board.join(1), board.join(2), board.join(3)
+    await theirs.announce(card_of(2))
+    await third.announce(card_of(3))
+    await ours.refresh()
+    await third.announce(card_of(3, "left"))
+    await ours.refresh()
+    board.now_unix_s += 100.0
+    await ours.refresh()
+    assert ours.members() == ()
+    assert list(ours.addresses(IDS[1])) == ["10.0.0.2:4000"]
+    assert ours.reachable == {IDS[1]}
+
+
 async def test_members_come_sorted_for_whoever_asks() -> None:
     board = Board()
     presences = [board.join(number) for number in (3, 1, 4, 2)]
