@@ -53,6 +53,10 @@ class Answer:
         return blocking_frac(plan.method, case.workload, case.link, case.peers)
 
 
+HOPELESS_STEPS = 5000
+"""Between exchanges; the longest interval that anybody measured had 2000."""
+
+
 def answer(
     case: Case, preset: str | None = None, *, tokens_per_step: float | None = None
 ) -> Answer:
@@ -129,6 +133,11 @@ def loss_in_words(loss: LossCost) -> str:
 
 def _advised(best: Plan) -> str:
     planned = best.estimate
+    if planned.interval_steps > HOPELESS_STEPS:
+        return (
+            f"Nothing suits this link: even with {best.preset} exchanges would come every "
+            f"{planned.interval_steps:.0f} steps, and nobody measured what that costs."
+        )
     words = f"Take {best.preset} ({settings_in_words(best)}): "
     if planned.suffices:
         words += f"the link is {100 * planned.busy_frac:.0f} % busy"
