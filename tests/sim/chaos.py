@@ -196,7 +196,7 @@ def play(seed: int) -> Counter[str]:
         swarm.run(CALM_S)
         before = {peer.peer_id: peer.rounds for peer in swarm.running()}
         swarm.run(END_S)
-        for _ in range(50):  # some landing is always on its way in a busy swarm
+        for _ in range(300):  # in a busy swarm some landing is nearly always on its way
             if any(is_at_rest(peer) for peer in swarm.running()):
                 break
             swarm.run(swarm.clock.now_s + 0.1)
@@ -314,13 +314,13 @@ def assert_bounded(swarm: SimSwarm) -> None:
 def assert_fired(swarm: SimSwarm, case: Case) -> Counter[str]:
     """Every fault that was planned came about, each of its kind; a split of one is none."""
     planned: Counter[str] = Counter()
+    gone = sum(isinstance(fault, Crash | Leave | Freeze) for fault in case.faults)
     for fault in case.faults:
         match fault:
             case Crash():
                 planned["vanish" if fault.is_silent else "crash"] += fault.count
             case Partition():
-                left = len(case.seats) - sum(planned[kind] for kind in ("crash", "vanish", "leave"))
-                planned[fault.shape] += left > len(case.faults)
+                planned[fault.shape] += len(case.seats) - gone >= 3
             case Join() | Leave() | Freeze() | Slow() | ClockJump():
                 planned[fault.kind] += fault.count
             case Storm():
