@@ -320,7 +320,8 @@ def assert_fired(swarm: SimSwarm, case: Case) -> Counter[str]:
             case Crash():
                 planned["vanish" if fault.is_silent else "crash"] += fault.count
             case Partition():
-                planned[fault.shape] += len(case.seats) - gone >= 3
+                needed = 3 if fault.shape == "bridge" else 2
+                planned[fault.shape] += len(case.seats) - gone >= needed
             case Join() | Leave() | Freeze() | Slow() | ClockJump():
                 planned[fault.kind] += fault.count
             case Storm():
