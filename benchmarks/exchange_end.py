@@ -7,7 +7,8 @@ for. A note begins an exchange at the other end; from then on both do the same:
     encode two parts | fetch our part of theirs, decode, average, encode   | take the outer step,
                      | fetch their average, decode                         | hash the anchor
 
-As in `peer.driver` the mathematics runs on one worker thread, in the order of its calls.
+As in `peer.driver` the mathematics runs on one worker thread, in the order of its calls, and every
+grain is sent as soon as it is made, and used as soon as it is here.
 """
 
 import asyncio
@@ -20,23 +21,26 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from peer.blobs import FrameSink, FrameSource
 from peer.identity_file import load_identity
 from peer.method import mixing_of
 from peer.mixing import OuterState
 from peer.net.config import WireConfig
 from peer.net.wire import GrpcWire
-from peer.ports import Blob
+from peer.ports import Source
 from peer.run_folder import MANIFEST, SIGNATURE
 from protocol.identity import Identity, PeerId
 from protocol.machine import BlobRef, Fetch, Land, Offer, Reduce
 from protocol.manifest import Manifest, parse_manifest, sign_manifest
 from protocol.messages import EXCHANGE_ID_BYTES, Note, Propose
+from protocol.terms import Terms
 
 Result = TypeVar("Result")
 
 OURS, THEIRS = "ours.key", "theirs.key"
 _TOKENS = 1000
 """The weight of either contribution."""
+_TERMS = Terms((1, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,9 @@ class ExchangeEnd:
         self._their_id = their_id
         self._our_part = int(our_id > their_id)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="mixing")
-        self._made = asyncio.Condition()
+        self._made = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._hold_s = manifest.round.progress_s / 2
 
     @classmethod
     async def start(cls, pair: Pair, ours: str) -> "ExchangeEnd":
@@ -132,16 +138,18 @@ class ExchangeEnd:
             theta: `[n]`, what we bring.
         """
         mixing, round = self.mixing, self.mixing.outer[0].round
-        offer = Offer(0, round, exchange_id, 2, (self._their_id,))
+        offer = Offer(0, round, exchange_id, _TERMS, (self._their_id,))
         part = BlobRef("part", 0, exchange_id, self._our_part)
+        mixing.open(0, exchange_id, _TERMS)
+        await self._make(lambda: mixing.offer(offer, theta))
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._make(lambda: mixing.offer(offer, theta)))
+            group.create_task(self._make(lambda: mixing.encode(offer, self._on_grain)))
             group.create_task(self._fetch(part))
         reduce = Reduce(BlobRef("average", 0, exchange_id, self._our_part), _TOKENS)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._make(lambda: mixing.reduce(reduce)))
+            group.create_task(self._make(lambda: mixing.reduce(reduce, self._on_grain)))
             group.create_task(self._fetch(BlobRef("average", 0, exchange_id, 1 - self._our_part)))
-        return await self._job(lambda: mixing.land(Land(0, round, exchange_id, 2)))
+        return await self._job(lambda: mixing.land(Land(0, round, exchange_id, _TERMS)))
 
     async def close(self) -> None:
         """Stops listening."""
@@ -155,12 +163,11 @@ class ExchangeEnd:
         assert isinstance(note, Propose), note
         self.on_proposal(note.exchange_id)
 
-    async def blob(self, src: PeerId, ref: BlobRef) -> Blob:
-        """Returns what the other end fetches, once it is made; the wire limits the wait."""
-        async with self._made:
-            while (data := self.mixing.blob(ref)) is None:
-                await self._made.wait()
-        return Blob(memoryview(data))
+    async def blob(self, src: PeerId, ref: BlobRef) -> Source:
+        """Returns what the other end fetches, once it is begun; the wire limits the wait."""
+        while (made := self.mixing.made(ref)) is None:
+            await self._made.wait()
+        return FrameSource(made, self._made.wait, self._hold_s)
 
     # ---- plumbing
 
@@ -168,15 +175,24 @@ class ExchangeEnd:
         return (f"127.0.0.1:{self.their_port}",)
 
     async def _fetch(self, ref: BlobRef) -> None:
-        fetch = Fetch(self._their_id, ref, 2, _TOKENS)
-        size = self.mixing.fetch_bytes(fetch)
-        blob = await self.wire.fetch(self._their_id, ref, max_bytes=size)
-        await self._job(lambda: self.mixing.collect(fetch, blob.data))
+        mixing, fetch = self.mixing, Fetch(self._their_id, ref, _TERMS, _TOKENS)
+
+        async def take(grain: int, frame: bytes | memoryview) -> None:
+            await self._job(lambda: mixing.collect(fetch, grain, frame))
+
+        sink = FrameSink(mixing.grains(ref, _TERMS), mixing.missing(fetch), take)
+        await self.wire.fetch(self._their_id, ref, sink)
 
     async def _make(self, job: Callable[[], object]) -> None:
         await self._job(job)
-        async with self._made:
-            self._made.notify_all()
+        self._wake()
+
+    def _on_grain(self) -> None:
+        self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._made.set()
+        self._made.clear()
 
     def _job(self, function: Callable[[], Result]) -> "asyncio.Future[Result]":
         return asyncio.get_running_loop().run_in_executor(self._worker, function)

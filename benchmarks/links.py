@@ -11,7 +11,9 @@ the packets that leave one host, and hands each to the host that it is for when 
 
     host a --> queue, up rate --> loss --> delay of a, delay of b --> queue, down rate --> host b
 
-A queue that is full drops what comes last. Rates and queues count whole IP packets.
+A queue that is full drops what comes last. Rates and queues count whole IP packets. Delays may
+wander (`Link.jitter_s`); packets from one host to another stay in order all the same. One thread of
+Python carries 100 Mbit/s; its part of a core is in the result.
 
 Namespaces live by this process's file descriptors, so they end with it, however it ends. A process
 on a host has to see to that itself; `peer.demo.cast` does it.
@@ -54,6 +56,8 @@ _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 _MAX_PACKET_BYTES = 65536
 _PACKETS_AT_ONCE = 64
 """Taken from one host before the others get their turn."""
+_WANDER_S = 0.1
+"""A delay with jitter is on its way from one random length to the next for so long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,11 @@ class Link:
     """Of the packets that leave the host."""
     queue_s: float = 0.1
     """What may wait in front of either rate, in seconds at that rate."""
+    jitter_s: float = 0.0
+    """What the delay of packets that leave the host wanders by: it is up to so much longer."""
+    congestion: str | None = None
+    """TCP's congestion control of what the host sends; None for that of the laboratory. Not to be
+    changed while packets travel."""
 
 
 @dataclass(slots=True)
@@ -91,9 +100,13 @@ class Pipe:
     """
 
     def __init__(self, bps: float, queue_s: float) -> None:
+        self.set(bps, queue_s)
+        self._free_at_s = -math.inf
+
+    def set(self, bps: float, queue_s: float) -> None:
+        """Changes the rate and the queue; what waits already keeps its time."""
         self._bps = bps
         self._queue_s = queue_s
-        self._free_at_s = -math.inf
 
     def through_at_s(self, now_s: float, size_bytes: int) -> float | None:
         """Returns when a packet that comes now is through; None if the queue is full."""
@@ -104,12 +117,35 @@ class Pipe:
         return self._free_at_s
 
 
+class Wander:
+    """A number between 0 and 1 that moves on a straight line from one random place to the next.
+
+    Args:
+        seed: Of the places.
+    """
+
+    def __init__(self, seed: str) -> None:
+        self._rng = random.Random(seed)
+        self._leg = -1
+        self._ends = (0.0, 0.0)
+
+    def at(self, now_s: float) -> float:
+        """Returns the place at a time, not before that of the call before."""
+        way = now_s / _WANDER_S
+        if self._leg < math.floor(way):
+            is_next = self._leg + 1 == math.floor(way)
+            begin = self._ends[1] if is_next else self._rng.random()
+            self._ends = begin, self._rng.random()
+            self._leg = math.floor(way)
+        return self._ends[0] + (way - self._leg) * (self._ends[1] - self._ends[0])
+
+
 class Carrier:
     """Decides which packet arrives where and when; knows neither a clock nor a device.
 
     Args:
         links: By host.
-        seed: Of the losses.
+        seed: Of losses and jitter.
     """
 
     def __init__(self, links: Mapping[str, Link], *, seed: int = 0) -> None:
@@ -118,8 +154,16 @@ class Carrier:
         self._up = {host: Pipe(link.up_bps, link.queue_s) for host, link in links.items()}
         self._down = {host: Pipe(link.down_bps, link.queue_s) for host, link in links.items()}
         self._rng = random.Random(seed)
+        self._wander = {host: Wander(f"{seed} {host}") for host in links}
+        self._last_due_s: dict[tuple[str, str], float] = {}
         self._heap: list[tuple[float, int, str, bytes, bool]] = []
         self._count = 0
+
+    def change(self, host: str, link: Link) -> None:
+        """Connects a host in another way; what has left it already keeps its time."""
+        self._links[host] = link
+        self._up[host].set(link.up_bps, link.queue_s)
+        self._down[host].set(link.down_bps, link.queue_s)
 
     def take(self, src: str, dst: str, packet: bytes, *, now_s: float) -> None:
         """A packet leaves a host."""
@@ -132,7 +176,12 @@ class Carrier:
         if link.loss_frac and self._rng.random() < link.loss_frac:
             traffic.lost_packets += 1
             return
-        self._later(through_s + link.delay_s + self._links[dst].delay_s, dst, packet)
+        due_s = through_s + link.delay_s + self._links[dst].delay_s
+        if link.jitter_s:
+            due_s += link.jitter_s * self._wander[src].at(now_s)
+        due_s = max(due_s, self._last_due_s.get((src, dst), due_s))
+        self._last_due_s[src, dst] = due_s
+        self._later(due_s, dst, packet)
 
     def arrivals(self, *, now_s: float) -> Iterator[tuple[str, bytes]]:
         """Yields the packets that are due, and their hosts, in the order of their times."""
@@ -167,8 +216,9 @@ class Lab:
 
     Args:
         links: By host, at most 254.
-        congestion: TCP's congestion control on all hosts; None for this machine's default.
-        seed: Of the losses.
+        congestion: TCP's congestion control on hosts whose link names none; None for this
+            machine's default.
+        seed: Of losses and jitter.
 
     Raises:
         OSError, subprocess.CalledProcessError: on entry, if this machine cannot do it; see
@@ -187,7 +237,8 @@ class Lab:
     def __enter__(self) -> Self:
         with self._stack:  # what was opened is closed if anything goes wrong
             for number, name in enumerate(self._links, start=1):
-                self._hosts[name] = self._open(f"{NETWORK}.{number}")
+                congestion = self._links[name].congestion or self._congestion
+                self._hosts[name] = self._open(f"{NETWORK}.{number}", congestion)
             wake_fd, end_fd = os.pipe()
             self._stack.callback(os.close, wake_fd)
             thread = threading.Thread(target=self._carry, args=(wake_fd,), daemon=True)
@@ -208,6 +259,10 @@ class Lab:
     def address(self, name: str) -> str:
         """Returns the IP address of a host."""
         return self._hosts[name].address
+
+    def change(self, name: str, link: Link) -> None:
+        """Connects a host in another way from now on, but for the congestion control."""
+        self._carrier.change(name, link)
 
     def traffic(self, name: str) -> Traffic:
         """Returns what a host's link has carried so far."""
@@ -231,10 +286,10 @@ class Lab:
 
         return _on_new_thread(there)
 
-    def _open(self, address: str) -> _Host:
+    def _open(self, address: str, congestion: str | None) -> _Host:
         namespace_fd = _on_new_thread(_new_namespace)
         self._stack.callback(os.close, namespace_fd)
-        congestion = ("congctl", self._congestion) if self._congestion else ()
+        control = ("congctl", congestion) if congestion else ()
 
         def connect() -> int:
             _call("setns", namespace_fd, _CLONE_NEWNET)
@@ -246,12 +301,14 @@ class Lab:
             _ip("address", "add", f"{address}/32", "dev", _DEVICE)
             _ip("link", "set", _DEVICE, "up")
             route = (f"{NETWORK}.0/24", "dev", _DEVICE, "src", address)
-            _ip("route", "add", *route, *congestion)
+            _ip("route", "add", *route, *control)
             return tun_fd
 
         return _Host(address, namespace_fd, _on_new_thread(connect))
 
     def _carry(self, wake_fd: int) -> None:
+        with contextlib.suppress(PermissionError):  # cables wait for nobody's processor
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
         carrier, clock = self._carrier, time.monotonic
         name_of = {host.tun_fd: name for name, host in self._hosts.items()}
         fd_of = {name: host.tun_fd for name, host in self._hosts.items()}
@@ -272,8 +329,12 @@ class Lab:
                     os.write(fd_of[dst], packet)
 
 
-def why_not() -> str | None:
-    """Returns why there can be no laboratory on this machine, or None if there can."""
+def why_not(congestion: str | None = None) -> str | None:
+    """Returns why there can be no laboratory on this machine, or None if there can.
+
+    Args:
+        congestion: TCP's congestion control that its hosts must have; None for any.
+    """
     if platform.system() != "Linux":
         return f"link laboratories need Linux, not {platform.system()}"
     if os.geteuid() != 0:
@@ -283,11 +344,16 @@ def why_not() -> str | None:
             return f"link laboratories need the command `{tool}`, of the package {package}"
     try:
         with Lab({"trial": Link()}):
-            return None
+            pass
     except OSError as error:
         return f"no network namespaces or no {_TUN} here: {error}"
     except subprocess.CalledProcessError as error:
         return f"`{' '.join(error.cmd)}` failed here: {error.stderr.decode().strip()}"
+    try:
+        with Lab({"trial": Link()}, congestion=congestion):
+            return None
+    except subprocess.CalledProcessError:
+        return f"this kernel has no congestion control {congestion!r}; `modprobe tcp_{congestion}`?"
 
 
 def _new_namespace() -> int:
@@ -377,17 +443,19 @@ def main() -> None:
     parser.add_argument("--up-mbps", type=float, default=10.0)
     parser.add_argument("--down-mbps", type=float, default=10.0)
     parser.add_argument("--round-trip-ms", type=float, default=30.0)
+    parser.add_argument("--jitter-ms", type=float, default=0.0, help="one way")
     parser.add_argument("--loss", type=float, default=0.0, help="part of the packets")
     parser.add_argument("--congestion", help="TCP's congestion control; default as everywhere here")
     parser.add_argument("--mib", type=float, default=4.0, help="to send over one TCP connection")
     options = parser.parse_args()
-    if reason := why_not():
+    if reason := why_not(options.congestion):
         sys.exit(reason)
     link = Link(
         up_bps=options.up_mbps * 1e6,
         down_bps=options.down_mbps * 1e6,
         delay_s=options.round_trip_ms / 4e3,
         loss_frac=options.loss,
+        jitter_s=options.jitter_ms / 1e3,
     )
     machine = facts()
     with Lab({"a": link, "b": link}, congestion=options.congestion) as lab:

@@ -33,6 +33,7 @@ from peer.train.model import layout_of_run
 from protocol.identity import PeerId
 from protocol.machine import BlobRef, Fetch, Land, Offer, Reduce
 from protocol.manifest import manifest_from
+from protocol.terms import Terms
 
 ROUNDS = 4
 """What is kept of earlier exchanges counts, too."""
@@ -101,7 +102,7 @@ def measure(preset: str, members: int, dim: int) -> dict[str, Any]:
 
 def _rounds(layout: Layout, method: Method, members: int, num_parts: int) -> Mixing:
     anchor = torch.zeros(layout.num_elements)
-    mixing = Mixing(layout, method.outer, method.codec, anchor, our_id=WE)
+    mixing = Mixing(layout, method.outer, (method.codec,), anchor, our_id=WE)
     del anchor
     for number in range(ROUNDS):
         for fragment, span in enumerate(layout.fragments):
@@ -114,21 +115,32 @@ def _exchange(
     mixing: Mixing, fragment: int, theta: Tensor, name: bytes, members: int, num_parts: int
 ) -> None:
     # What the driver does for one exchange; the others' bytes are ours, for only sizes matter.
-    mixing.offer(Offer(fragment, 0, name, num_parts, (OTHER,)), theta)
+    terms = Terms((1,) * num_parts)
+    offer = Offer(fragment, 0, name, terms, (OTHER,))
+    mixing.open(fragment, name, terms)
+    mixing.offer(offer, theta)
     del theta
-    part = BlobRef("part", fragment, name)
-    frame = mixing.blob(part)
-    assert frame is not None
-    for _ in range(members - 1 if num_parts > 1 else 1):
-        mixing.collect(Fetch(OTHER, part, num_parts, 1), memoryview(bytes(frame)))
-    average = BlobRef("average", fragment, name)
-    mixing.reduce(Reduce(average, 1, is_shared=num_parts > 1))
-    shared = mixing.blob(average)
+    mixing.encode(offer, _nothing)
+    part, average = BlobRef("part", fragment, name), BlobRef("average", fragment, name)
+    for number in range(members - 1 if num_parts > 1 else 1):
+        _collect(mixing, Fetch(PeerId(f"other {number}"), part, terms, 1), part)
+    mixing.reduce(Reduce(average, 1, is_shared=num_parts > 1), _nothing)
     for number in range(1, num_parts):
-        assert shared is not None
-        fetch = Fetch(OTHER, BlobRef("average", fragment, name, number), num_parts)
-        mixing.collect(fetch, memoryview(bytes(shared)))
-    mixing.landed[fragment] = mixing.land(Land(fragment, 0, name, num_parts))
+        fetch = Fetch(OTHER, BlobRef("average", fragment, name, number), terms)
+        _collect(mixing, fetch, average)
+    mixing.landed[fragment] = mixing.land(Land(fragment, 0, name, terms))
+
+
+def _collect(mixing: Mixing, fetch: Fetch, ours: BlobRef) -> None:
+    made = mixing.made(ours)
+    assert made is not None
+    for grain in mixing.missing(fetch):
+        frame = made.frames[grain] or b""
+        mixing.collect(fetch, grain, memoryview(frame))
+
+
+def _nothing() -> None:
+    """Nobody waits for a grain."""
 
 
 def _reset_peak() -> int:

@@ -5,6 +5,7 @@ but for three names that are patched: how its trainer is started, where its even
 counts its payload.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -35,6 +36,8 @@ from peer.train.replica import Replica
 
 BEGIN = "begin"
 """The file that holds the time at which training begins."""
+STEPS = "steps.txt"
+"""The file in which a peer's trainer writes when each inner step ended, one time a line."""
 NEVER = 1 << 30
 """Rounds or seconds: no evaluations and no checkpoints while we measure."""
 
@@ -72,6 +75,7 @@ class PacedReplica(Replica):
         super().__init__(*arguments, **settings)
         self._role = role
         self._begin_path = role.measurement / BEGIN
+        self._steps = (Path(role.folder) / STEPS).open("w", buffering=1)
 
     def train_step(self) -> Tensor:
         """Makes one inner step."""
@@ -80,6 +84,7 @@ class PacedReplica(Replica):
         ends_s = time.monotonic() + self._role.step_s
         step_loss = super().train_step()
         time.sleep(max(0.0, ends_s - time.monotonic()))
+        self._steps.write(f"{time.monotonic():.6f}\n")
         return step_loss
 
     def _wait_for_begin(self) -> None:
@@ -143,7 +148,9 @@ def launch_paced_trainer(role: Role, config_path: Path, interchange: Interchange
 
 
 def be_trainer(role: Role, arguments: list[str]) -> int:
-    """Does what `peer.train.worker` does."""
+    """Does what `peer.train.worker` does, as if it had a GPU: nobody takes a core from it."""
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     with mock.patch.object(worker, "Replica", partial(PacedReplica, role=role)):
         return worker.main(arguments)
 

@@ -171,32 +171,47 @@ def measure_real(scenario: Scenario, folder: Path) -> Outcome:
     with (
         Lab(links, congestion=scenario.congestion, seed=scenario.seed) as lab,
         Cast(folder) as cast,
-        _dismissing(cast),
+        dismissing(cast),
     ):
-        _start(scenario, folder, names, lab, cast)
+        start_swarm(folder, names, lab, cast, step_s=scenario.step_s, stagger_s=scenario.stagger_s)
         peers = [_Watched(name, folder / name, lab) for name in names]
-        _wait(cast, "the peers", lambda: all(peer.knows(len(names) - 1) for peer in peers))
-        end_s = _begin(folder) + scenario.duration_s
+        wait_for(cast, "the peers", lambda: all(peer.knows(len(names) - 1) for peer in peers))
+        end_s = begin_training(folder) + scenario.duration_s
         for peer in peers:
             peer.begins()
         say(f"training for {scenario.duration_s:g} s")
         within_s = scenario.duration_s + PATIENCE_S
-        _wait(cast, "the end", lambda: _are_over(peers, end_s), within_s=within_s)
+        wait_for(cast, "the end", lambda: _are_over(peers, end_s), within_s=within_s)
         outcomes = tuple(peer.outcome(scenario.step_s) for peer in peers)
     return Outcome(duration_s=scenario.duration_s, peers=outcomes)
 
 
-def _start(scenario: Scenario, folder: Path, names: list[str], lab: Lab, cast: Cast) -> None:
+def start_swarm(
+    folder: Path, names: list[str], lab: Lab, cast: Cast, *, step_s: float, stagger_s: float
+) -> None:
+    """Starts the bootstrap node of the run that was founded in `folder / RUN`, and its peers.
+
+    Args:
+        folder: Of the measurement.
+        names: Of the peers, and of their hosts.
+        lab: Where the hosts are.
+        cast: Where the processes belong to.
+        step_s: How long an inner step lasts.
+        stagger_s: Each peer starts to train so long after the one before.
+
+    Raises:
+        ThinwireError: the bootstrap node ended by itself, or was not there in time.
+    """
     listen = ("--listen", lab.address(BOOTSTRAP))
     serve = (sys.executable, "-m", "thinwire", "bootstrap", str(folder / RUN), *listen)
     cast.start(BOOTSTRAP, lab.command(BOOTSTRAP, *serve))
-    _wait(cast, "the bootstrap node", (folder / RUN / TICKET).exists)
+    wait_for(cast, "the bootstrap node", (folder / RUN / TICKET).exists)
     for number, name in enumerate(names):
         role = Role(
             folder=str(folder / name),
             host=lab.address(name),
-            step_s=scenario.step_s,
-            starts_after_s=number * scenario.stagger_s,
+            step_s=step_s,
+            starts_after_s=number * stagger_s,
         )
         cast.start(name, lab.command(name, *role.command("--as-peer")))
 
@@ -268,7 +283,7 @@ class _Watched:
         return [event for event in read_events(self._path) if event["event"] == name]
 
 
-def _begin(folder: Path) -> float:
+def begin_training(folder: Path) -> float:
     """Tells all trainers when to begin; returns that time."""
     begin_s = time.monotonic() + NOTICE_S
     (folder / f".{BEGIN}").write_text(repr(begin_s))
@@ -281,9 +296,14 @@ def _are_over(peers: list[_Watched], end_s: float) -> bool:
     return all(looks)
 
 
-def _wait(
+def wait_for(
     cast: Cast, what: str, is_here: Callable[[], bool], *, within_s: float = PATIENCE_S
 ) -> None:
+    """Waits until something is there.
+
+    Raises:
+        ThinwireError: a process ended by itself meanwhile, or it was not there in time.
+    """
     give_up_at_s = time.monotonic() + within_s
     while not is_here():
         cast.check()
@@ -293,7 +313,7 @@ def _wait(
 
 
 @contextlib.contextmanager
-def _dismissing(cast: Cast) -> Iterator[None]:
+def dismissing(cast: Cast) -> Iterator[None]:
     """Lets all leave in order, even if we are interrupted: their daemons have files."""
     try:
         yield

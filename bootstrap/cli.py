@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from peer.cli.join import leave_on_signals, run_loop
-from peer.config import parse_listen
+from peer.cli.join import Down, Up, leave_on_signals, run_loop
+from peer.config import cap_of, parse_listen
+from peer.net.pace import Cap
 from protocol.ticket import Ticket
 
 
@@ -46,14 +47,22 @@ def bootstrap(
     announce: Annotated[
         str | None, typer.Option(help="IP address that others reach this machine at.")
     ] = None,
+    up: Up = None,
+    down: Down = None,
 ) -> None:
     """Serve a run: print the ticket, and let others in."""
     host, port = parse_listen(listen)
-    run_loop(_serve(directory, host, port, announce, Console()))
+    caps = cap_of("--up", up), cap_of("--down", down)
+    run_loop(_serve(directory, host, port, announce, caps, Console()))
 
 
 async def _serve(
-    directory: Path, host: str, port: int, announce: str | None, console: Console
+    directory: Path,
+    host: str,
+    port: int,
+    announce: str | None,
+    caps: tuple[Cap, Cap],
+    console: Console,
 ) -> None:
     with console.status("loading"):
         from bootstrap.node import serve
@@ -82,6 +91,8 @@ async def _serve(
             listen_host=host,
             listen_port=port,
             announce_host=announce,
+            up=caps[0],
+            down=caps[1],
             on_ready=on_ready,
             on_refresh=on_refresh,
         )

@@ -12,8 +12,9 @@ from bootstrap.found import SECRET, read_secret
 from peer.identity_file import load_identity
 from peer.net.config import WireConfig
 from peer.net.directory_hivemind import HivemindDirectory
+from peer.net.pace import NO_CAP, Cap
 from peer.net.wire import GrpcWire
-from peer.ports import Blob
+from peer.ports import Source
 from peer.presence import Presence, address_of, wire_addresses
 from peer.run_folder import MANIFEST, SIGNATURE, read_ticket, write_ticket
 from protocol.card import Card
@@ -24,6 +25,9 @@ from protocol.manifest import Manifest, parse_manifest, verify_manifest
 from protocol.messages import Note
 from protocol.ticket import Ticket
 
+RELAY_BPS = 10e6
+"""A node that trains nothing has most of its link to give; --up bounds that too."""
+
 
 class NoInbox:
     """A bootstrap node takes part in nothing."""
@@ -31,7 +35,7 @@ class NoInbox:
     def on_note(self, src: PeerId, note: Note) -> None:
         """Ignored: a peer that still takes us for one of its kind will learn better."""
 
-    async def blob(self, src: PeerId, ref: BlobRef) -> Blob:
+    async def blob(self, src: PeerId, ref: BlobRef) -> Source:
         """Returns nothing, ever.
 
         Raises:
@@ -48,6 +52,8 @@ async def serve(
     announce_host: str | None,
     on_ready: Callable[[Ticket], None],
     on_refresh: Callable[[Presence], None],
+    up: Cap = NO_CAP,
+    down: Cap = NO_CAP,
 ) -> None:
     """Serves the run in `folder` until cancelled.
 
@@ -59,6 +65,8 @@ async def serve(
         announce_host: The address that others reach us at, if it is another one.
         on_ready: Called with the ticket once others can use it.
         on_refresh: Called every few seconds.
+        up: Of what we send to peers.
+        down: Of what we take from them.
 
     Raises:
         ConfigError: the folder holds no run, or we cannot listen there.
@@ -81,6 +89,9 @@ async def serve(
         secret=secret,
         listen_host=listen_host,
         listen_port=listen_port,
+        up=up,
+        down=down,
+        relay_bps=RELAY_BPS,
     )
     try:
         wire = await GrpcWire.start(identity, config, inbox=NoInbox(), addresses=presence.addresses)

@@ -7,8 +7,8 @@
         swarm.step()                           # departs and lands what is due
     swarm.finish()
 
-What travels is encoded, averaged and decoded as between peers: with mixing `all` every replica
-reduces one part of the fragment, and the average of a part is encoded once and used by all.
+What travels is encoded, averaged and decoded as between peers: with mixings `all` and `groups`
+every member reduces one part of the fragment, and its average is encoded once and used by all.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from optim.live import LiveModel, Underway
 from optim.merge import WeightedMean
 from optim.method import Method
 from optim.outer.copy import OuterCopy
-from optim.pairing import pairs_of
+from optim.pairing import groups_of
 
 Hears = Callable[[int, int, int], bool]
 """(fragment, round, replica) -> whether that replica takes part in that exchange."""
@@ -52,11 +52,11 @@ class LocalSwarm:
     Args:
         models: One a replica, equal at first, on any device. The caller trains them.
         method: The method.
-        seed: Of pairs and of stochastic rounding.
+        seed: Of pairs, of groups and of stochastic rounding.
         weights: Of each replica in averages, such as the tokens of one of its steps; equal if None.
         takes_part: Called for each exchange and replica. Where it says False, the replica is cut
             off: what it has trained is not in the average and stays in its live parameters, on top
-            of the anchor that the others make (mixing all) or of its own (pairs).
+            of the anchor that the others make (mixing all) or of its own (pairs, groups).
 
     Attributes:
         layout: How the models are divided.
@@ -130,8 +130,9 @@ class LocalSwarm:
         everyone = range(len(self.models))
         present = [m for m in everyone if self._takes_part(fragment, round, m)]
         groups: list[tuple[int, ...]] = [tuple(present)] if present else []
-        if self.method.mixing == "pairs":
-            drawn = pairs_of(len(everyone), seed=self._seed, fragment=fragment, round=round)
+        if self.method.mixing != "all":
+            size = 2 if self.method.mixing == "pairs" else self.method.group_size
+            drawn = groups_of(len(everyone), size, seed=self._seed, fragment=fragment, round=round)
             groups = [tuple(m for m in group if m in present) for group in drawn]
         members = self._in_flight[fragment] = []
         for group in filter(None, groups):
@@ -147,35 +148,50 @@ class LocalSwarm:
         if len(members) == 1:
             (alone,) = members
             alone.sent = alone.average = alone.contribution
-        elif self.method.mixing == "all":
-            self._scatter_reduce(fragment, round, members)
-        else:
+        elif self.method.mixing == "pairs":
             self._swap(fragment, round, members)
+        else:
+            self._scatter_reduce(fragment, round, members)
 
     def _scatter_reduce(self, fragment: int, round: int, members: list[_Member]) -> None:
         # As on the wire: each member averages one part, encodes that once, and all decode it.
         codec, num_parts = self.method.codec, len(members)
         reply = codec.for_average(num_parts)
         parts = [torch.tensor_split(m.contribution, num_parts) for m in members]
+        anchors = [
+            self._nearby(self.copies[m.replica][fragment].anchor, num_parts) for m in members
+        ]
+        bases = [self._nearby(m.underway.base, num_parts) for m in members]
         sent: list[list[Tensor]] = [[] for _ in members]
-        averages = []
+        averages: list[list[Tensor]] = [[] for _ in members]
         for part, reducer in enumerate(members):
             size = len(parts[0][part])
             mean = WeightedMean(size)
             for i, member in enumerate(members):
-                frame = codec.encode(
-                    parts[i][part], seed=self._draw(fragment, round, part, member.replica)
-                )
-                values = codec.decode(frame, size)
+                seed = self._draw(fragment, round, part, member.replica)
+                frame = codec.encode(parts[i][part], near=anchors[i][part], seed=seed)
+                values = codec.decode(frame, size, near=bases[part][part])
                 mean.add(values, self._weights[member.replica])
                 sent[i].append(values)
                 if member is not reducer:
                     self.sent_bytes[member.replica] += len(frame)
-            frame = reply.encode(mean.mean(), seed=self._draw(fragment, round, part))
-            averages.append(reply.decode(frame, size))
+            seed = self._draw(fragment, round, part)
+            frame = reply.encode(mean.mean(), near=bases[part][part], seed=seed)
+            heard = reply.decode(frame, size, near=bases[part][part])
+            for i, (average, base) in enumerate(zip(averages, bases, strict=True)):
+                is_like_ours = i == part or base[part] is None
+                near = base[part]
+                average.append(heard if is_like_ours else reply.decode(frame, size, near=near))
             self.sent_bytes[reducer.replica] += (num_parts - 1) * len(frame)
-        for member, own in zip(members, sent, strict=True):
-            member.sent, member.average = torch.cat(own), torch.cat(averages)
+        for member, own, average in zip(members, sent, averages, strict=True):
+            member.sent, member.average = torch.cat(own), torch.cat(average)
+
+    def _nearby(self, vector: Tensor, num_parts: int) -> Sequence[Tensor | None]:
+        # What each part lies near to, of parameters; pseudo-gradients lie near to nothing.
+        rule = self.method.outer.rule
+        if rule.sends_parameters and rule.lanes == 1:
+            return torch.tensor_split(vector, num_parts)
+        return [None] * num_parts
 
     def _swap(self, fragment: int, round: int, members: list[_Member]) -> None:
         # Both take the mean of the two contributions as the codec delivers them, their own too.

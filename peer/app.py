@@ -21,6 +21,7 @@ from peer.life import SOFTWARE, Life, Parts
 from peer.method import mixing_of
 from peer.net.config import WireConfig
 from peer.net.directory_hivemind import HivemindDirectory
+from peer.net.rates import read_rates, write_rates
 from peer.net.sockets import SocketMeter
 from peer.net.wire import GrpcWire
 from peer.presence import Presence, wire_addresses
@@ -148,6 +149,12 @@ class Peer:
             addresses=self._presence.addresses,
         )
         self._stack.push_async_callback(self._wire.close)
+        reach = self._wire.reach
+        reach.relays_of = self._presence.relays
+        reach.on_change = self._presence.look_again
+        reach.on_cards(self._presence.cards, self._addresses())
+        read_rates(config.directory, self._wire.rates)
+        self._stack.callback(self._keep_rates)
         self._stack.push_async_callback(self._forget_all)
         parts = Parts(
             our_id=self._our_id,
@@ -159,7 +166,8 @@ class Peer:
             presence=self._presence,
             status=status,
             events=self._events,
-            addresses=self._addresses,
+            addresses=lambda: reach.listed(self._addresses()),
+            reach=lambda: (reach.reachability, reach.relays),
         )
         self._life = Life(parts, evaluate_every_rounds=config.evaluate_every_rounds)
         self._meter = SocketMeter([os.getpid(), self._daemon_pid])
@@ -229,6 +237,8 @@ class Peer:
             num_fragments=run.manifest.method.schedule.fragments,
             max_peers=limits.max_peers,
             software=SOFTWARE,
+            up=self.config.up,
+            down=self.config.down,
         )
 
     # ---- training
@@ -239,6 +249,7 @@ class Peer:
 
     def _on_refresh(self) -> None:
         presence = self._presence
+        self._wire.reach.on_cards(presence.cards, self._addresses())
         ticket = presence.ticket(self.ticket)
         if ticket != self.ticket:  # whoever we know lets us and others in again
             self.ticket = ticket
@@ -259,6 +270,7 @@ class Peer:
                 counters = self._wire.counters
                 self.status.sent_bytes = sum(counters.sent.values())
                 self.status.received_bytes = sum(counters.received.values())
+            self.status.ways = self._wire.ways
             self._events.write("progress", **self._life.progress())
             for _ in range(int(PROGRESS_EVENT_S / SHOW_S)):
                 await asyncio.sleep(SHOW_S)
@@ -267,6 +279,7 @@ class Peer:
     async def _checkpoint_now_and_then(self) -> None:
         while True:
             await asyncio.sleep(self.config.checkpoint_every_s)
+            self._keep_rates()
             await self._checkpoint()
 
     async def _checkpoint(self) -> None:
@@ -302,6 +315,10 @@ class Peer:
             announce_host=self.config.announce_host,
             port=self._wire.listen_port,
         )
+
+    def _keep_rates(self) -> None:
+        with contextlib.suppress(OSError):  # the next life measures anew
+            write_rates(self.config.directory, self._wire.rates)
 
     async def _unless_leaving(self, work: Coroutine[Any, Any, None]) -> bool:
         """Runs `work` until it is done (True) or somebody calls `leave` (False)."""

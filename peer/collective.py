@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from optim.live import LiveModel, Underway
 from optim.merge import WeightedMean
 from optim.method import Method
-from optim.pairing import pairs_of
+from optim.pairing import groups_of
 
 _CARD = struct.Struct("<32sd")
 """What ranks tell each other at first: a digest of what must be equal, and a weight."""
@@ -147,7 +147,8 @@ class CollectiveOuter:
 
     def _digest(self) -> bytes:
         method, layout = self.method, self.layout
-        common = (method.mixing, method.schedule, method.codec.name, layout.entries, self._seed)
+        mixing = method.mixing, method.group_size
+        common = (*mixing, method.schedule, method.codec.name, layout.entries, self._seed)
         digest = hashlib.sha256(repr(common).encode())
         for copy in self._live.copies:
             digest.update(copy.anchor.numpy().data)
@@ -177,8 +178,9 @@ class CollectiveOuter:
         everyone = range(len(self._weights))
         if self.method.mixing == "all":
             return tuple(everyone)
-        pairs = pairs_of(len(everyone), seed=self._seed, fragment=fragment, round=round)
-        return next(pair for pair in pairs if self._rank in pair)
+        size = 2 if self.method.mixing == "pairs" else self.method.group_size
+        groups = groups_of(len(everyone), size, seed=self._seed, fragment=fragment, round=round)
+        return next(group for group in groups if self._rank in group)
 
     def _start(
         self, mine: Tensor, members: tuple[int, ...], frames: list[Tensor]
@@ -187,16 +189,18 @@ class CollectiveOuter:
             work = dist.all_gather(frames, mine, group=self._group, async_op=True)
             assert work is not None  # this rank is in the group
             return [work]
-        here = members.index(self._rank)
-        there = 1 - here
-        frames[here] = mine
-        partner = members[there]
-        if self._group is not None:
-            partner = dist.get_global_rank(self._group, partner)
-        send = dist.P2POp(dist.isend, mine, partner, self._group)
-        receive = dist.P2POp(dist.irecv, frames[there], partner, self._group)
+        operations: list[dist.P2POp] = []
+        for place, member in enumerate(members):
+            if member == self._rank:
+                frames[place] = mine
+                continue
+            partner = member
+            if self._group is not None:
+                partner = dist.get_global_rank(self._group, member)
+            operations.append(dist.P2POp(dist.isend, mine, partner, self._group))
+            operations.append(dist.P2POp(dist.irecv, frames[place], partner, self._group))
         # Together, since NCCL would run the one after the other, and both ends would wait.
-        return dist.batch_isend_irecv([send, receive])
+        return dist.batch_isend_irecv(operations)
 
     def _land(self, fragment: int) -> None:
         exchange = self._in_flight.pop(fragment, None)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from peer.net.pace import NO_CAP, Cap, parse_cap
 from protocol.errors import ConfigError
 from protocol.ticket import Ticket
 
@@ -24,6 +25,10 @@ class PeerConfig:
     """Of the wire (gRPC); the directory listens on the next one. 0 for any."""
     announce_host: str | None = None
     """The address that others reach us at, if it is not `listen_host`."""
+    up: Cap = NO_CAP
+    """Of everything that is sent to other peers."""
+    down: Cap = NO_CAP
+    """Of everything that is fetched from them."""
     evaluate_every_rounds: int = 5
     evaluation_bytes: int = 64 * 1024
     checkpoint_every_s: float = 300.0
@@ -31,6 +36,18 @@ class PeerConfig:
     """How long to look for somebody who knows the run."""
     allow_text_recipe: bool = False
     """Whether a manifest may name files of this machine as training text."""
+
+
+def cap_of(option: str, text: str | None) -> Cap:
+    """Returns the cap that the words after `option` mean; None for no words.
+
+    Raises:
+        ConfigError: they are no cap; names the option.
+    """
+    try:
+        return parse_cap(text)
+    except ConfigError as error:
+        raise ConfigError(f"{option} {error}") from None
 
 
 def parse_listen(text: str) -> tuple[str, int]:

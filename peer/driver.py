@@ -17,11 +17,13 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from peer.blobs import FrameSink, FrameSource, StateSink, StateSource
+from peer.budget import Budget
 from peer.exchanges import new_exchange
 from peer.mixing import Mixing
 from peer.moves import Moves
 from peer.net.refusals import RefusalLog
-from peer.ports import Blob, Wire
+from peer.ports import Source, Wire
 from peer.status import PeerStatus
 from peer.telemetry import EventLog
 from peer.train import lines
@@ -42,7 +44,7 @@ from protocol.machine import (
     Tell,
 )
 from protocol.manifest import Manifest
-from protocol.messages import Note
+from protocol.messages import MAX_BPS, Note
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +83,13 @@ class Driver:
         self._life = life
         self._machines: list[Exchange] = []
         self._timers: dict[int, asyncio.TimerHandle] = {}
-        self._moves = Moves(mixing, self._make, lambda: status.step)
+        loop = asyncio.get_running_loop()
+        self._budget = Budget(mixing, manifest)
+        self._moves = Moves(mixing, self._make, lambda: status.step, self._on_grain)
         self._newest_task: dict[bytes, asyncio.Task[None]] = {}
         """Of each exchange: offer, reduction and landing follow one another."""
+        self._begun: dict[bytes, asyncio.Event] = {}
+        """Of each exchange that we offer to: set once it is known what."""
         self._discards: dict[bytes, asyncio.Task[None]] = {}
         self._offers: OrderedDict[bytes, frozenset[PeerId]] = OrderedDict()
         self._tasks: dict[asyncio.Task[None], None] = {}
@@ -92,7 +98,8 @@ class Driver:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="mixing")
         self._refusals = RefusalLog(logger)
         self._made = asyncio.Event()
-        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._failed: asyncio.Future[None] = loop.create_future()
+        self._loop = loop
         self._wire: Wire | None = None
         self.on_landed: Callable[[int], None] = lambda round: None
         """Called with the round whenever all fragments have landed once more."""
@@ -115,6 +122,8 @@ class Driver:
                 quorum_frac=self._manifest.round.quorum_frac,
                 grace_s=self._manifest.round.grace_s,
                 exchange_s=self._manifest.round.exchange_s,
+                num_codecs=self.mixing.num_codecs,
+                group_size=self._manifest.method.group_size,
             )
             mixing = self._manifest.method.mixing
             self._machines.append(
@@ -157,6 +166,7 @@ class Driver:
     def on_departed(self, departed: lines.Departed) -> None:
         """The trainer left a snapshot."""
         self._moves.on_departed(departed)
+        self._budget.on_departed(departed, now_s=self._loop.time())
         if self._machines:
             self._offer_snapshot(departed.fragment)
 
@@ -174,29 +184,33 @@ class Driver:
         except Exception as error:  # noqa: BLE001 - boundary: gRPC would only answer with it
             self._fail(error)
 
-    async def blob(self, src: PeerId, ref: BlobRef) -> Blob:
-        """Returns what a peer may have of us; waits a little for what is being made."""
+    async def blob(self, src: PeerId, ref: BlobRef) -> Source:
+        """Returns what a peer may have of us; waits a little for what is to be made."""
         if not self._machines or ref.fragment >= len(self._machines):
             raise NotAvailable("this peer has only just started")
         if ref.kind == "state":
-            round, state = await self._job(lambda: self.mixing.state_blob(ref.fragment))
-            self._events.write("state_served", to=src, round=round, size_bytes=len(state))
-            return Blob(state, round)
+            copy = self.mixing.outer[ref.fragment].copy
+            vectors = [copy.anchor, *(copy.state[name] for name in sorted(copy.state))]
+            state = StateSource(vectors, copy.round)
+            self._events.write(
+                "state_served", to=src, round=copy.round, size_bytes=state.size_bytes
+            )
+            return state
         if ref.kind == "part" and self._is_kept_from(src, ref):
             raise NotAvailable("this contribution is for others")
         hold_s = max(MIN_HOLD_S, self._manifest.round.progress_s / 2)
         try:
             async with asyncio.timeout(hold_s):
-                while (data := self.mixing.blob(ref)) is None:
+                while (made := self.mixing.made(ref)) is None:
                     await self._made.wait()
         except TimeoutError:
             raise NotAvailable("not here, or not yet") from None
-        return Blob(memoryview(data))
+        return FrameSource(made, self._made.wait, hold_s)
 
     def _is_kept_from(self, src: PeerId, ref: BlobRef) -> bool:
         """Whether a contribution is for others; one that is not offered yet may be for anybody."""
         members = self._offers.get(ref.exchange_id)
-        return src not in members if members is not None else self.mixing.blob(ref) is not None
+        return src not in members if members is not None else self.mixing.made(ref) is not None
 
     def waiting_for(self) -> str:
         """Returns in words what the exchange is at, for people."""
@@ -210,8 +224,9 @@ class Driver:
     # ---- the contract: feed one event, perform the effects, arm one timer
 
     def _feed(self, fragment: int, event: Callable[[Exchange, float], None]) -> None:
-        machine = self._machines[fragment]
-        loop = asyncio.get_running_loop()
+        machine, loop = self._machines[fragment], self._loop
+        machine.up_bps = min(int(self._net.up_bps), MAX_BPS - 1)
+        machine.wanted_codec = self._budget.codec(machine.up_bps)
         event(machine, loop.time())
         for effect in machine.drain():
             self._perform(effect)
@@ -242,14 +257,16 @@ class Driver:
                 self._offers[effect.exchange_id] = frozenset(effect.members)
                 while len(self._offers) > max(REMEMBERED_OFFERS, 2 * len(self._machines)):
                     self._offers.popitem(last=False)
-                self._spawn_after(effect.exchange_id, lambda: self._moves.offer(effect))
+                exchange_id = effect.exchange_id
+                self.mixing.open(effect.fragment, exchange_id, effect.terms, anew=True)
+                begun = self._begun[exchange_id] = asyncio.Event()
+                self._spawn_after(exchange_id, lambda: self._moves.offer(effect, begun.set))
             case Reduce():
                 exchange_id = effect.ref.exchange_id
-                self._spawn_after(
-                    exchange_id, lambda: self._make(lambda: self.mixing.reduce(effect))
-                )
+                self._spawn_after(exchange_id, lambda: self._make(lambda: self._reduce(effect)))
             case Discard():
                 self._newest_task.pop(effect.exchange_id, None)
+                self._begun.pop(effect.exchange_id, None)
                 for task in self._fetches.pop(effect.exchange_id, ()):
                     task.cancel()
                 task = self._discards[effect.exchange_id] = self._spawn(self._moves.discard(effect))
@@ -261,6 +278,7 @@ class Driver:
                 task.add_done_callback(lambda task: tasks.pop(task, None))
             case Land():
                 self._fetches.pop(effect.exchange_id, None)
+                self._begun.pop(effect.exchange_id, None)
                 self._spawn_after(effect.exchange_id, lambda: self._land(effect))
             case CatchUp():
                 self._spawn(self._catch_up(effect))
@@ -279,20 +297,33 @@ class Driver:
 
     async def _make(self, job: Callable[[], Result]) -> Result:
         result = await self._job(job)
-        self._made.set()
-        self._made.clear()  # whoever waited has been woken; the next one waits for the next thing
+        self._wake()
         return result
+
+    def _wake(self) -> None:
+        """Whoever waits for something to serve looks again; the next one waits for the next."""
+        self._made.set()
+        self._made.clear()
+
+    def _on_grain(self) -> None:
+        self._loop.call_soon_threadsafe(self._wake)
+
+    def _reduce(self, effect: Reduce) -> None:
+        self.mixing.reduce(effect, self._on_grain)
 
     async def _fetch(self, effect: Fetch) -> None:
         src, ref = effect.src, effect.ref
-        expected = self.mixing.fetch_bytes(effect)
         try:
-            blob = await self._net.fetch(src, ref, max_bytes=expected)
             if discard := self._discards.get(ref.exchange_id):
                 await asyncio.wait((discard,))  # or it would take away what we collect
-            if offer := self._newest_task.get(ref.exchange_id):
-                await asyncio.wait((offer,))  # parameters are decoded as what lies near ours
-            await self._job(lambda: self.mixing.collect(effect, blob.data))
+            if begun := self._begun.get(ref.exchange_id):
+                await begun.wait()  # parameters are decoded as what lies near ours
+            sink = FrameSink(
+                self.mixing.grains(ref, effect.terms),
+                self.mixing.missing(effect),
+                lambda grain, frame: self._collect(effect, grain, frame),
+            )
+            await self._net.fetch(src, ref, sink)
         except (TransportError, RemoteError) as error:
             is_alive = isinstance(error, NotAvailable)
             if isinstance(error, RemoteError):
@@ -307,9 +338,13 @@ class Driver:
                 ),
             )
             return
-        self._made.set()
-        self._made.clear()
         self._feed(ref.fragment, lambda machine, now_s: machine.on_fetched(src, ref, now_s=now_s))
+
+    async def _collect(self, effect: Fetch, grain: int, frame: bytes | memoryview) -> None:
+        # Here and not as a job: it takes a fraction of a millisecond, and a thread's turn longer.
+        self.mixing.collect(effect, grain, frame)
+        if effect.ref.kind == "average":
+            self._wake()  # others may want it from us
 
     async def _land(self, effect: Land) -> None:
         new, tokens = await self._moves.land(effect)
@@ -337,12 +372,9 @@ class Driver:
         fragment = effect.fragment
         new = self.mixing.outer[fragment]
         try:
-            blob = await self._net.fetch(
-                effect.src,
-                BlobRef("state", fragment),
-                max_bytes=self.mixing.state_bytes(fragment),
-            )
-            new = await self._moves.take_over(fragment, blob)
+            sink = StateSink(self.mixing.state_bytes(fragment))
+            await self._net.fetch(effect.src, BlobRef("state", fragment), sink)
+            new = await self._moves.take_over(fragment, sink)
             self._count_rounds()
             self._events.write("caught_up", fragment=fragment, round=new.round, src=effect.src)
         except (TransportError, RemoteError) as error:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+from peer.blobs import StateSink
 from peer.config import PeerConfig
 from peer.method import check_method
 from peer.mixing import Mixing
@@ -107,11 +108,10 @@ async def fetch_state(
 async def _fetch_from(donor: PeerId, mixing: Mixing, wire: Wire) -> bool:
     try:
         for fragment in range(len(mixing.outer)):
-            blob = await wire.fetch(
-                donor, BlobRef("state", fragment), max_bytes=mixing.state_bytes(fragment)
-            )
+            sink = StateSink(mixing.state_bytes(fragment))
+            await wire.fetch(donor, BlobRef("state", fragment), sink)
             # Hashing a large model takes seconds in which others must be answered.
-            await asyncio.to_thread(mixing.load_state_blob, fragment, blob.data, blob.round)
+            await asyncio.to_thread(mixing.load_state_blob, fragment, sink.whole(), sink.round)
     except (RemoteError, TransportError) as error:
         logger.warning("%s could not give us the model: %s", donor, error)
         return False

@@ -1,10 +1,15 @@
 """Which exchange machine serves which mixing."""
 
+from protocol.circle_exchange import CircleExchange
 from protocol.exchange import Exchange, ExchangeConfig
 from protocol.group_exchange import GroupExchange
 from protocol.pair_exchange import PairExchange
 
-_MACHINES: dict[str, type[Exchange]] = {"all": GroupExchange, "pairs": PairExchange}
+_MACHINES: dict[str, type[Exchange]] = {
+    "all": GroupExchange,
+    "pairs": PairExchange,
+    "groups": CircleExchange,
+}
 
 
 def new_exchange(

@@ -20,7 +20,7 @@ from peer.status import PeerStatus
 from peer.telemetry import EventLog
 from peer.train import lines
 from peer.trainer_port import TrainerPort
-from protocol.card import Card
+from protocol.card import Card, Reachability
 from protocol.errors import TransportError
 from protocol.identity import PeerId
 from protocol.manifest import Manifest
@@ -49,6 +49,8 @@ class Parts:
     events: EventLog
     addresses: Callable[[], tuple[str, ...]]
     """Returns host:port candidates at which others reach our wire."""
+    reach: Callable[[], tuple[Reachability, tuple[PeerId, ...]]] = lambda: ("direct", ())
+    """Returns whether others can dial us, and who else passes calls on to us."""
 
 
 class Life:
@@ -103,7 +105,7 @@ class Life:
         """
         driver, presence = self._parts.driver, self._parts.presence
         driver.on_landed = self._on_landed
-        driver.knows = lambda peer: bool(presence.addresses(peer))
+        driver.knows = presence.knows
         driver.on_stranger = lambda peer: presence.look_again()
         driver.begin(self._parts.trainer, self._parts.wire)
 
@@ -214,6 +216,7 @@ class Life:
     def _card(self, role: str | None = None) -> Card:
         parts, status = self._parts, self._parts.status
         is_holder = status.is_done and parts.driver.has_nothing_to_give
+        reach, relays = parts.reach()
         return Card(
             wire_addresses=parts.addresses(),
             multiaddrs=tuple(parts.presence.directory.multiaddrs()),
@@ -222,4 +225,6 @@ class Life:
             round=status.round,
             tokens=status.tokens,
             software=SOFTWARE,
+            reach=reach,
+            relays=relays,
         )

@@ -7,7 +7,7 @@ import torch
 from optim.codec.codec import Codec
 from optim.method import Method, method_of
 from peer.mixing import Mixing
-from peer.train.model import initial_anchor, layout_of_run
+from peer.train.model import initial_anchors, layout_of_run
 from protocol.errors import ConfigError
 from protocol.identity import PeerId
 from protocol.manifest import Manifest
@@ -23,6 +23,7 @@ def method_of_run(manifest: Manifest) -> Method:
     try:
         return method_of(
             mixing=spec.mixing,
+            group_size=spec.group_size,
             schedule=_given(spec.schedule.model_dump()),
             codec=_given(spec.codec.model_dump()),
             outer={**spec.outer.constants, "rule": spec.outer.rule},
@@ -44,13 +45,15 @@ def check_method(manifest: Manifest) -> None:
 def mixing_of(manifest: Manifest, our_id: PeerId) -> Mixing:
     """Returns the outer side of a new peer of the run, at the initial anchor."""
     method = method_of_run(manifest)
-    warm(method.codec)
+    for codec in method.codecs:
+        warm(codec)
     return Mixing(
         layout_of_run(manifest),
         method.outer,
-        method.codec,
-        initial_anchor(manifest),
+        method.codecs,
+        initial_anchors(manifest),
         our_id=our_id,
+        grain_bytes=manifest.limits.chunk_bytes,
     )
 
 

@@ -1,28 +1,36 @@
 """A peer's outer side: its anchors, what it offers, what it collects, and the outer step.
 
 This is where effects of the exchange machines meet the mathematics. All calls are synchronous and
-touch only memory; the wire's driver makes them in a worker thread, the simulator at once.
+touch only memory. `collect`, and whatever opens, finds or drops something, is called in the event
+loop; the rest of the mathematics on one thread beside it, in the order in which it was asked for;
+in the simulator, at once. A part is reduced only after nobody collects for it any more.
 """
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from optim.codec.codec import Codec, CodecError
-from optim.codec.frame import Frame
+from optim.codec.grains import Grains, grain_elements
 from optim.layout import Layout
-from optim.merge import WeightedMean
-from optim.outer.copy import Departure, Outer, OuterCopy
+from optim.outer.copy import Outer, OuterCopy
 from optim.outer.rule import AheadRule, State
-from protocol.errors import LocalProtocolError, MalformedMessage, ThinwireError
+from peer.bench import Bench, GrainsMade
+from protocol.errors import LocalProtocolError, MalformedMessage, NotAvailable, ThinwireError
 from protocol.identity import PeerId
 from protocol.machine import BlobRef, Fetch, Land, Offer, Reduce
+from protocol.terms import Terms
 
 KEPT_EXCHANGES = 2
 """Of each fragment: a late peer may want to replay the last one while the next one goes on."""
+
+OnGrain = Callable[[], None]
+"""Called, on the thread of the mathematics, whenever another grain can be served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,45 +51,39 @@ class OuterState:
         return self.copy.round
 
 
-@dataclass(slots=True)
-class _Bench:
-    """What lies on the table for one exchange of a fragment."""
-
-    has_landed: bool = False
-    theta: Tensor | None = None
-    departure: Departure | None = None
-    parts: list[Frame] = field(default_factory=list)
-    collected: WeightedMean | None = None
-    average: Tensor | None = None
-    """`[lanes * m]`, of which the parts in `arrived` are there."""
-    arrived: set[int] = field(default_factory=set)
-    frames: dict[int, Frame] = field(default_factory=dict)
-
-
 class Mixing:
     """See the module docstring.
 
     Args:
         layout: How the flat vector is divided into fragments.
-        rule: The outer rule, with or without error feedback; `codec`: what goes over the wire.
-        anchor: `[n]`, the run's initial anchor.
+        rule: The outer rule, with or without error feedback.
+        codecs: What goes over the wire: the run's own, then the cheaper ones.
+        anchor: The run's initial anchor: `[n]`, or one `[m]` a fragment, which become ours.
         our_id: Of whom rounding errors depend, if they are drawn.
+        grain_bytes: What is encoded, sent and decoded at once has about so many bytes.
     """
 
     def __init__(
-        self, layout: Layout, rule: Outer, codec: Codec, anchor: Tensor, *, our_id: PeerId
+        self,
+        layout: Layout,
+        rule: Outer,
+        codecs: Sequence[Codec],
+        anchor: Tensor | Sequence[Tensor],
+        *,
+        our_id: PeerId,
+        grain_bytes: int = 256 * 1024,
     ) -> None:
         self.layout = layout
         self._rule = rule
-        self._codec = codec
+        self._codecs = tuple(codecs)
         self._our_id = our_id
-        self.outer: list[OuterState] = []
-        for fragment in layout.fragments:
-            part = anchor[fragment.start : fragment.stop].clone()
-            self.outer.append(_state_of(rule.first(part)))
+        self._grain_bytes = grain_bytes
+        if isinstance(anchor, Tensor):
+            anchor = [anchor[span.start : span.stop].clone() for span in layout.fragments]
+        self.outer: list[OuterState] = [_state_of(rule.first(part)) for part in anchor]
         self.landed = list(self.outer)
         """As `outer`, but only what the trainer has landed: what a checkpoint may hold."""
-        self._benches: OrderedDict[tuple[int, bytes], _Bench] = OrderedDict()
+        self._benches: OrderedDict[tuple[int, bytes], Bench] = OrderedDict()
         """By fragment and exchange: ids come from others, who may use one twice."""
 
     @property
@@ -91,162 +93,232 @@ class Mixing:
 
     # ---- sizes, known from the manifest alone
 
-    def part_elements(self, fragment: int, part: int, num_parts: int) -> int:
-        """Returns the number of values in a part: parts differ by one value at most."""
-        total = self._rule.rule.lanes * len(self.layout.fragments[fragment])
-        return total * (part + 1) // num_parts - total * part // num_parts
+    @property
+    def num_codecs(self) -> int:
+        """How many codecs the run has."""
+        return len(self._codecs)
 
-    def fetch_bytes(self, effect: Fetch) -> int:
-        """Returns the exact size of the `part` or `average` to fetch."""
-        ref = effect.ref
-        size = self.part_elements(ref.fragment, ref.part, effect.num_parts)
-        return self._codec_of(ref, effect.num_parts).frame_bytes(size)
+    def contribution_bytes(self, fragment: int) -> list[int]:
+        """Returns, for each of the run's codecs, the size of a whole contribution."""
+        size = self._num_elements(fragment)
+        return [codec.frame_bytes(size) for codec in self._codecs]
 
     def state_bytes(self, fragment: int) -> int:
         """Returns the exact size of a `state` blob."""
         copy = self.outer[fragment].copy
         return 4 * (1 + len(copy.state)) * len(self.layout.fragments[fragment])
 
+    # ---- what is on the table, in the event loop
+
+    def open(self, fragment: int, exchange_id: bytes, terms: Terms, *, anew: bool = False) -> Bench:
+        """Returns the table of an exchange, which is laid if there is none.
+
+        Args:
+            fragment: Of which fragment.
+            exchange_id: Which one.
+            terms: How it is done.
+            anew: whether what lies there is of an earlier use of this id, and goes.
+        """
+        key = fragment, exchange_id
+        if anew and key in self._benches:
+            self._benches.pop(key).close()
+        bench = self._benches.get(key)
+        if bench is None:
+            bench = self._benches[key] = Bench(terms, self._num_elements(fragment))
+            same = [key for key in self._benches if key[0] == fragment]
+            for old in same[:-1]:
+                self._benches[old].withdraw()  # whoever was in it has had a whole round
+            for old in same[:-KEPT_EXCHANGES]:
+                self._benches.pop(old).close()
+        return bench
+
+    def made(self, ref: BlobRef) -> GrainsMade | None:
+        """Returns a `part` or `average` that we can serve, or None if we have it not (yet)."""
+        bench = self._benches.get((ref.fragment, ref.exchange_id))
+        if bench is None:
+            return None
+        return (bench.own if ref.kind == "part" else bench.shared).get(ref.part)
+
+    def grains(self, ref: BlobRef, terms: Terms) -> Grains:
+        """Returns how the frames of a `part` or `average` follow each other."""
+        start, stop = self._bounds(ref.fragment, ref.part, terms)
+        codec = self._codec_of(ref, terms)
+        return Grains(codec, stop - start, grain_elements(codec, self._grain_bytes))
+
+    def missing(self, effect: Fetch) -> list[int]:
+        """Returns the grains that are still to be fetched."""
+        ref = effect.ref
+        bench = self.open(ref.fragment, ref.exchange_id, effect.terms)
+        every = range(len(self.grains(ref, effect.terms)))
+        if ref.kind == "part":
+            return [grain for grain in every if grain not in bench.heard[effect.src]]
+        kept = bench.shared.get(ref.part)
+        return kept.missing() if kept else list(every)
+
     # ---- an exchange, in the order of its life
 
     def offer(self, effect: Offer, theta: Tensor) -> Tensor | None:
-        """Encodes our contribution.
+        """Departs with our contribution; `encode` comes next.
 
         Args:
             effect: What to offer.
-            theta: `[m]`, the fragment of the live parameters as the trainer left them.
+            theta: `[m]`, the fragment of the live parameters as the trainer left them; it stays
+                as it is until the landing.
 
         Returns:
             Where the live parameters go on from at once, `[m]`, if the method does not wait.
+        """
+        fragment, terms = effect.fragment, effect.terms
+        bench, old = self.open(fragment, effect.exchange_id, terms), self.outer[fragment]
+        copy, bench.departure = self._rule.depart(
+            old.copy, theta, share=1 / terms.num_parts, piecewise=True
+        )
+        bench.copy, bench.theta = old.copy, theta
+        self.outer[fragment] = replace(old, copy=copy)
+        for part in range(terms.num_parts):
+            ref = BlobRef("part", fragment, effect.exchange_id, part)
+            bench.own[part] = GrainsMade(self.grains(ref, terms))
+        return None if bench.departure.shift is None else copy.start
+
+    def encode(self, effect: Offer, on_grain: OnGrain) -> None:
+        """Encodes what departed, grain by grain.
 
         Raises:
             ThinwireError: the parameters are not finite any more.
         """
-        fragment, num_parts = effect.fragment, effect.num_parts
-        self._benches.pop((fragment, effect.exchange_id), None)  # what an id used twice left
-        bench, old = self._bench(fragment, effect.exchange_id), self.outer[fragment]
-        copy, departure = self._rule.depart(old.copy, theta, share=1 / num_parts)
-        sizes = [self.part_elements(fragment, part, num_parts) for part in range(num_parts)]
-        near = None
-        if self._rule.rule.sends_parameters:
-            # Kept, for partners' parameters are decoded as what lies near ours.
-            near, bench.theta = old.anchor, theta.clone()
-        try:
-            bench.parts = [
-                self._codec.encode(values, near=near, seed=self._seed(effect.exchange_id, part))
-                for part, values in enumerate(torch.split(departure.contribution, sizes))
-            ]
-        except ValueError as error:
-            raise ThinwireError(f"training has diverged: {error}") from None
+        fragment = effect.fragment
+        bench = self._benches.get((fragment, effect.exchange_id))
+        if bench is None or bench.departure is None or bench.theta is None or bench.copy is None:
+            return  # discarded meanwhile
+        is_near = self._rule.rule.sends_parameters and self._rule.rule.lanes == 1
+        for part, made in list(bench.own.items()):
+            first, _ = self._bounds(fragment, part, effect.terms)
+            for grain in range(len(made.frames)):
+                start, stop = (first + bound for bound in made.grains.bounds(grain))
+                values = self._rule.contribution(
+                    bench.copy, bench.theta, bench.departure, start, stop
+                )
+                try:
+                    frame = made.grains.codec.encode(
+                        values,
+                        near=bench.copy.anchor[start:stop] if is_near else None,
+                        seed=self._seed(effect.exchange_id, part, grain),
+                    )
+                except ValueError as error:
+                    raise ThinwireError(f"training has diverged: {error}") from None
+                made.frames[grain] = bytes(frame)
+                on_grain()
+        bench.copy = None
         if self._rule.feedback is None:  # nobody asks what it was once it is encoded
-            departure = replace(departure, contribution=torch.empty(0))
-        bench.departure = departure
-        self.outer[fragment] = replace(old, copy=copy)
-        return None if departure.shift is None else copy.start
+            bench.departure = replace(bench.departure, contribution=torch.empty(0))
 
-    def collect(self, effect: Fetch, frame: memoryview) -> None:
-        """Takes in what was fetched; a pair's offer comes before it.
+    def collect(self, effect: Fetch, grain: int, frame: bytes | memoryview) -> None:
+        """Takes in one grain of what was fetched; a pair's offer comes before it.
 
         Raises:
-            MalformedMessage: these bytes are no frame of that part.
+            MalformedMessage: these bytes are no frame of that grain.
+            NotAvailable: the exchange was given up.
         """
         ref = effect.ref
-        bench = self._bench(ref.fragment, ref.exchange_id)
+        bench = self._benches.get((ref.fragment, ref.exchange_id))
+        if bench is None:
+            raise NotAvailable("an exchange that was given up here")
         if bench.has_landed:
             raise MalformedMessage("an exchange that has landed here already")
-        size = self.part_elements(ref.fragment, ref.part, effect.num_parts)
+        grains = self.grains(ref, effect.terms)
+        start, stop = self._span(ref, effect.terms, grains, grain)
+        near = self._near(bench, start, stop)
         try:
             if ref.kind == "part":
-                if bench.collected is None:
-                    bench.collected = WeightedMean(size)
-                bench.collected.add_frame(self._codec, frame, effect.tokens, near=bench.theta)
+                if grain in bench.heard[effect.src]:
+                    return
+                mean = bench.mean(start, stop)
+                mean.add_frame(grains.codec, frame, effect.tokens, near=near)
+                bench.heard[effect.src].add(grain)
             else:
-                codec = self._codec_of(ref, effect.num_parts)
-                self._take(bench, ref, codec, frame, effect.num_parts)
+                made = bench.shared.setdefault(ref.part, GrainsMade(grains))
+                grains.codec.accumulate(frame, bench.average[start:stop], 1.0, near=near)
+                made.frames[grain] = bytes(frame)
         except CodecError as error:
             raise MalformedMessage(f"a {ref.kind} that cannot be decoded: {error}") from None
 
-    def reduce(self, effect: Reduce) -> None:
+    def reduce(self, effect: Reduce, on_grain: OnGrain) -> None:
         """Averages what was collected with our own part; see `protocol.machine.Reduce`."""
         ref = effect.ref
-        bench = self._bench(ref.fragment, ref.exchange_id)
-        num_parts = len(bench.parts)
-        size = self.part_elements(ref.fragment, ref.part, num_parts)
-        collected = bench.collected or WeightedMean(size)
-        # Also our own contribution is used as the others see it, after the codec.
-        own = bench.parts[ref.part]
-        collected.add_frame(self._codec, own, effect.own_tokens, near=bench.theta)
-        average, bench.collected = collected.mean(), None
+        bench = self._benches.get((ref.fragment, ref.exchange_id))
+        own = bench.own.get(ref.part) if bench else None
+        if bench is None or own is None:
+            return  # discarded meanwhile
+        grains = self.grains(ref, bench.terms)
+        made = GrainsMade(grains)
         if effect.is_shared:
-            codec = self._codec_of(ref, num_parts)
-            frame = codec.encode(average, seed=self._seed(ref.exchange_id, ref.part))
-            self._take(bench, ref, codec, frame, num_parts)
-        else:
-            bench.average = average
-            bench.arrived.add(ref.part)
-
-    def _take(
-        self, bench: _Bench, ref: BlobRef, codec: Codec, frame: Frame, num_parts: int
-    ) -> None:
-        if bench.average is None:
-            total = self._rule.rule.lanes * len(self.layout.fragments[ref.fragment])
-            bench.average = torch.empty(total)
-        sizes = [self.part_elements(ref.fragment, part, num_parts) for part in range(num_parts)]
-        codec.accumulate(frame, torch.split(bench.average, sizes)[ref.part], 1.0)
-        bench.frames[ref.part] = frame
-        bench.arrived.add(ref.part)
+            bench.shared[ref.part] = made
+        for grain, frame in enumerate(own.frames):
+            assert frame is not None, "an offer is encoded before its reduction"
+            start, stop = self._span(ref, bench.terms, own.grains, grain)
+            # Also our own contribution is used as the others see it, after the codec.
+            near, mean = self._near(bench, start, stop), bench.mean(start, stop)
+            mean.add_frame(own.grains.codec, frame, effect.own_tokens, near=near)
+        bench.is_reduced = True
+        if not effect.is_shared:
+            return
+        for grain in range(len(grains)):
+            start, stop = self._span(ref, bench.terms, grains, grain)
+            place, near = bench.average[start:stop], self._near(bench, start, stop)
+            seed = self._seed(ref.exchange_id, ref.part, grain)
+            shared = bytes(grains.codec.encode(place, near=near, seed=seed))
+            grains.codec.accumulate(shared, place, 1.0, near=near)
+            made.frames[grain] = shared
+            on_grain()
 
     def land(self, effect: Land) -> OuterState:
-        """Takes the outer step with the collected average, and returns the new outer state."""
-        fragment = effect.fragment
-        bench = self._bench(fragment, effect.exchange_id)
-        average, bench.average = bench.average, None
-        if average is None or len(bench.arrived) != effect.num_parts:
-            raise LocalProtocolError(
-                f"a landing with {len(bench.arrived)} of {effect.num_parts} averages"
-            )
-        copy = self._rule.land(self.outer[fragment].copy, average)
+        """Takes the outer step with the collected average, and returns the new outer state.
+
+        Raises:
+            LocalProtocolError: an average is missing.
+        """
+        fragment, terms = effect.fragment, effect.terms
+        bench = self._benches.get((fragment, effect.exchange_id))
+        if bench is None or bench.has_landed:
+            raise LocalProtocolError("a landing of what was given up, or has landed already")
+        is_pair = terms.num_parts == 1 and not bench.shared
+        if is_pair and not bench.is_reduced:
+            raise LocalProtocolError("a landing without the average")
+        for part in range(0 if is_pair else terms.num_parts):
+            if len(self.grains(BlobRef("average", fragment, part=part), terms)):
+                made = bench.shared.get(part)
+                if made is None or made.missing():
+                    raise LocalProtocolError(f"a landing without the average of part {part}")
+        copy = self._rule.land(self.outer[fragment].copy, bench.take_average())
         departure, bench.departure = bench.departure, None
         if departure is not None and not effect.rebase_on_anchor and self._rule.feedback:
-            sizes = [
-                self.part_elements(fragment, p, len(bench.parts)) for p in range(len(bench.parts))
-            ]
-            sent = map(self._codec.decode, bench.parts, sizes)
-            copy = self._rule.deliver(copy, departure, torch.cat(list(sent)))
+            copy = self._rule.deliver(copy, departure, _decoded(bench.own))
         bench.theta, bench.has_landed = None, True
         self.outer[fragment] = _state_of(copy)
         return self.outer[fragment]
 
-    def discard(self, fragment: int, exchange_id: bytes) -> Tensor | None:
+    def drop(self, fragment: int, exchange_id: bytes) -> Bench | None:
+        """Takes an exchange off the table, in the event loop; nobody is served from it any more."""
+        bench = self._benches.pop((fragment, exchange_id), None)
+        if bench is not None:
+            bench.close()
+        return bench
+
+    def discard(self, fragment: int, bench: Bench) -> Tensor | None:
         """Forgets an exchange.
 
         Returns:
             Where the live parameters' start moves back to, `[m]`, if they had gone on without it.
         """
-        bench = self._benches.pop((fragment, exchange_id), None)
-        if bench is None or bench.departure is None:
+        if bench.departure is None:
             return None
         old = self.outer[fragment]
         copy, shift = self._rule.lose(old.copy, bench.departure)
+        bench.departure = None
         self.outer[fragment] = replace(old, copy=copy)
         return None if shift is None else old.copy.start + shift
 
-    def blob(self, ref: BlobRef) -> Frame | None:
-        """Returns a `part` or `average` that we can serve, or None if we have it not (yet)."""
-        bench = self._benches.get((ref.fragment, ref.exchange_id))
-        if bench is None:
-            return None
-        if ref.kind == "part":
-            return bench.parts[ref.part] if ref.part < len(bench.parts) else None
-        return bench.frames.get(ref.part)
-
     # ---- whole states, for those who come late
-
-    def state_blob(self, fragment: int) -> tuple[int, memoryview]:
-        """Returns the round, and anchor and outer state as raw little-endian fp32."""
-        copy = self.outer[fragment].copy
-        vectors = [copy.anchor, *(copy.state[name] for name in sorted(copy.state))]
-        return copy.round, _raw(torch.cat(vectors))
 
     def load_state_blob(self, fragment: int, data: memoryview, round: int) -> OuterState:
         """Replaces a fragment's outer state by another peer's; it has still to land.
@@ -256,14 +328,14 @@ class Mixing:
         """
         if len(data) != self.state_bytes(fragment):
             raise MalformedMessage(f"a state of {len(data)} bytes")
-        vectors = torch.frombuffer(bytearray(data), dtype=torch.float32)
-        if not torch.isfinite(vectors).all():
-            raise MalformedMessage("a state with values that are not finite")
         copy = self.outer[fragment].copy
         names = sorted(copy.state)
-        anchor, *rest = vectors.view(1 + len(names), -1).unbind()
-        state = {name: vector.clone() for name, vector in zip(names, rest, strict=True)}
-        self.outer[fragment] = _state_of(OuterCopy(anchor.clone(), state, copy.own, round))
+        raw = np.frombuffer(data, "<f4").reshape(1 + len(names), -1)
+        if not (np.isfinite(raw.min(initial=0)) and np.isfinite(raw.max(initial=0))):
+            raise MalformedMessage("a state with values that are not finite")
+        anchor, *rest = (torch.from_numpy(row.astype(np.float32)) for row in raw)
+        state = dict(zip(names, rest, strict=True))
+        self.outer[fragment] = _state_of(OuterCopy(anchor, state, copy.own, round))
         return self.outer[fragment]
 
     def load_state(
@@ -275,23 +347,42 @@ class Mixing:
 
     # ---- plumbing
 
-    def _codec_of(self, ref: BlobRef, num_parts: int) -> Codec:
-        return self._codec if ref.kind == "part" else self._codec.for_average(num_parts)
+    def _num_elements(self, fragment: int) -> int:
+        return self._rule.rule.lanes * len(self.layout.fragments[fragment])
 
-    def _seed(self, exchange_id: bytes, part: int) -> int:
-        digest = hashlib.sha256(f"{self._our_id}\0{part}\0".encode() + exchange_id).digest()
-        return int.from_bytes(digest[:8])
+    def _bounds(self, fragment: int, part: int, terms: Terms) -> tuple[int, int]:
+        bounds = terms.bounds(self._num_elements(fragment))
+        return bounds[part], bounds[part + 1]
 
-    def _bench(self, fragment: int, exchange_id: bytes) -> _Bench:
-        bench = self._benches.get((fragment, exchange_id))
-        if bench is None:
-            bench = self._benches[fragment, exchange_id] = _Bench()
-            same = [key for key in self._benches if key[0] == fragment]
-            for key in same[:-1]:
-                self._benches[key].parts = []  # whoever was in that exchange has had a whole round
-            for key in same[:-KEPT_EXCHANGES]:
-                del self._benches[key]
-        return bench
+    def _span(self, ref: BlobRef, terms: Terms, grains: Grains, grain: int) -> tuple[int, int]:
+        first, _ = self._bounds(ref.fragment, ref.part, terms)
+        start, stop = grains.bounds(grain)
+        return first + start, first + stop
+
+    def _near(self, bench: Bench, start: int, stop: int) -> Tensor | None:
+        if not self._rule.rule.sends_parameters or self._rule.rule.lanes > 1:
+            return None
+        return None if bench.theta is None else bench.theta[start:stop]
+
+    def _codec_of(self, ref: BlobRef, terms: Terms) -> Codec:
+        codec = self._codecs[terms.codec]
+        return codec if ref.kind == "part" else codec.for_average(terms.num_parts)
+
+    def _seed(self, exchange_id: bytes, part: int, grain: int) -> int:
+        text = f"{self._our_id}\0{part}\0{grain}\0".encode()
+        return int.from_bytes(hashlib.sha256(text + exchange_id).digest()[:8])
+
+
+def _decoded(parts: dict[int, GrainsMade]) -> Tensor:
+    """Returns a contribution as the others decoded it."""
+    pieces = []
+    for part in sorted(parts):
+        made = parts[part]
+        for grain, frame in enumerate(made.frames):
+            start, stop = made.grains.bounds(grain)
+            assert frame is not None, "an offer is encoded before its landing"
+            pieces.append(made.grains.codec.decode(frame, stop - start))
+    return torch.cat(pieces)
 
 
 def _state_of(copy: OuterCopy) -> OuterState:
@@ -300,8 +391,4 @@ def _state_of(copy: OuterCopy) -> OuterState:
 
 def digest_of(anchor: Tensor) -> bytes:
     """Returns the SHA-256 of an anchor's bytes: equal anchors, equal digests, on every machine."""
-    return hashlib.sha256(_raw(anchor)).digest()
-
-
-def _raw(vector: Tensor) -> memoryview:
-    return vector.numpy().astype("<f4", copy=False).data.cast("B")
+    return hashlib.sha256(anchor.numpy().astype("<f4", copy=False).data.cast("B")).digest()

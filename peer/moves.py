@@ -11,8 +11,8 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from peer.mixing import Mixing, OuterState
-from peer.ports import Blob
+from peer.blobs import StateSink
+from peer.mixing import Mixing, OnGrain, OuterState
 from peer.train import lines
 from peer.trainer_port import TrainerPort
 from protocol.errors import NotAvailable
@@ -35,12 +35,16 @@ class Moves:
         mixing: The outer side.
         job: Where its calls are made, one after the other.
         step: The trainer's step, as far as we know.
+        on_grain: Called by the mathematics whenever there is more to serve.
     """
 
-    def __init__(self, mixing: Mixing, job: Job, step: Callable[[], int]) -> None:
+    def __init__(
+        self, mixing: Mixing, job: Job, step: Callable[[], int], on_grain: OnGrain
+    ) -> None:
         self._mixing = mixing
         self._job = job
         self._step = step
+        self._on_grain = on_grain
         self._trainer: TrainerPort | None = None
         self._turns = [asyncio.Lock() for _ in mixing.outer]
         self._departed: dict[int, lines.Departed] = {}
@@ -61,8 +65,13 @@ class Moves:
         departed = self._departed.get(fragment)
         return departed.tokens if departed else 0
 
-    async def offer(self, effect: Offer) -> None:
-        """Offers what the trainer has now: the others may have kept us waiting for many steps."""
+    async def offer(self, effect: Offer, has_begun: Callable[[], object]) -> None:
+        """Offers what the trainer has now: the others may have kept us waiting for many steps.
+
+        Args:
+            effect: What to offer.
+            has_begun: Called when it is known what it is, before it is encoded.
+        """
         fragment = effect.fragment
         async with self._turns[fragment]:
             departed = self._departed.get(fragment)
@@ -72,16 +81,22 @@ class Moves:
             theta = self._port.snapshot(fragment)
             start = await self._job(lambda: self._mixing.offer(effect, theta))
             self._offered_tokens[fragment, effect.exchange_id] = departed.tokens
+            has_begun()
+            encoding = self._job(lambda: self._mixing.encode(effect, self._on_grain))
             if start is not None:  # the method does not wait for the average
                 await self._move(fragment, start, base=None, tokens=departed.tokens)
+            await encoding
 
     async def discard(self, effect: Discard) -> None:
         """Forgets an exchange, and gives back what had gone on without it."""
         fragment = effect.fragment
         async with self._turns[fragment]:
             tokens = self._offered_tokens.pop((fragment, effect.exchange_id), 0)
+            bench = self._mixing.drop(fragment, effect.exchange_id)
+            if bench is None:
+                return
             start = self._mixing.outer[fragment].copy.start
-            back = await self._job(lambda: self._mixing.discard(fragment, effect.exchange_id))
+            back = await self._job(lambda: self._mixing.discard(fragment, bench))
             if back is not None:
                 await self._move(fragment, back, base=start, tokens=-tokens)
                 await self._depart(fragment)  # to offer it again
@@ -102,7 +117,7 @@ class Moves:
                 self._mixing.landed[fragment] = new
         return new, 0 if effect.rebase_on_anchor else tokens
 
-    async def take_over(self, fragment: int, state: Blob) -> OuterState:
+    async def take_over(self, fragment: int, state: StateSink) -> OuterState:
         """Takes another peer's anchor and outer state; our own work stays on top.
 
         Raises:
@@ -114,7 +129,7 @@ class Moves:
             if state.round < old.round:
                 raise NotAvailable(f"that state is of round {state.round} only")
             new = await self._job(
-                lambda: self._mixing.load_state_blob(fragment, state.data, state.round)
+                lambda: self._mixing.load_state_blob(fragment, state.whole(), state.round)
             )
             await self._move(fragment, new.copy.start, base=old.copy.start)
         return new

@@ -5,7 +5,6 @@ memory for tests and the simulator.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from protocol.identity import PeerId
@@ -39,12 +38,56 @@ class Directory(Protocol):
         """Leaves; afterwards no process or socket of ours is left."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """Bytes to serve, read-only; they must not change while somebody reads them."""
+class Source(Protocol):
+    """Bytes to serve, which may still be in the making."""
 
-    data: memoryview
-    round: int = 0
+    @property
+    def size_bytes(self) -> int:
+        """All of them, known from the beginning."""
+
+    @property
+    def round(self) -> int:
+        """Landings behind a state; 0 for anything else."""
+
+    @property
+    def grain_bytes(self) -> int:
+        """They are made, and are best sent, in pieces that end at multiples of this."""
+
+    async def read(self, start: int, stop: int) -> bytes:
+        """Returns the bytes from `start` to `stop`, which lie in one grain; waits for them.
+
+        Raises:
+            NotAvailable: they were withdrawn, or were not made in time.
+        """
+
+
+class Sink(Protocol):
+    """Where what is fetched goes."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What it has room for: a blob of another size is refused before anything is allocated."""
+
+    @property
+    def grain_bytes(self) -> int:
+        """It is handed over in pieces that end at multiples of this."""
+
+    def missing(self) -> list[tuple[int, int]]:
+        """Returns what is still to come, as (start, stop), in order, in whole grains."""
+
+    def begin(self, round: int) -> None:
+        """The blob comes, of this round; called for each of its stripes.
+
+        Raises:
+            RemoteError: that round is of no use.
+        """
+
+    async def put(self, start: int, data: bytes | memoryview) -> None:
+        """Takes one grain, which nobody else will write to.
+
+        Raises:
+            MalformedMessage: it makes no sense.
+        """
 
 
 class Inbox(Protocol):
@@ -53,8 +96,8 @@ class Inbox(Protocol):
     def on_note(self, src: PeerId, note: Note) -> None:
         """A note came in."""
 
-    async def blob(self, src: PeerId, ref: BlobRef) -> Blob:
-        """Returns what `src` asked for; may wait a little for something that is being made.
+    async def blob(self, src: PeerId, ref: BlobRef) -> Source:
+        """Returns what `src` asked for; may wait a little for something that is to be made.
 
         Raises:
             NotAvailable: with the reason that `src` may read.
@@ -72,13 +115,18 @@ class Wire(Protocol):
             RemoteError: they refuse us, or answered against the rules.
         """
 
-    async def fetch(self, src: PeerId, ref: BlobRef, *, max_bytes: int) -> Blob:
-        """Gets a whole blob, in chunks, given up when no chunk comes in for the run's progress_s.
+    @property
+    def up_bps(self) -> float:
+        """What our uploads can carry in all, in bit/s, measured or capped; 0 while unknown."""
+
+    async def fetch(self, src: PeerId, ref: BlobRef, sink: Sink) -> None:
+        """Gets what is missing of a blob; given up when it makes no progress for progress_s.
+
+        What has come before a failure stays in the sink, so another fetch goes on from there.
 
         Raises:
-            LimitExceeded: it is larger than `max_bytes`; nothing was allocated.
+            LimitExceeded, MalformedMessage: it has another size, or what the sink refuses.
             NotAvailable: they do not have it.
-            MalformedMessage: count or hash did not fit.
             TransportError: it broke off, or made no progress.
         """
 

@@ -50,8 +50,20 @@ class Presence:
 
         Whoever leaves a room may be in the middle of an exchange with somebody who stays.
         """
-        card = self.cards.get(peer_id) or self._former.get(peer_id, (None, 0.0))[0]
+        card = self._card(peer_id)
         return card.wire_addresses if card else ()
+
+    def relays(self, peer_id: PeerId) -> Sequence[PeerId]:
+        """Returns through whom a peer can be called, if it cannot be dialled."""
+        card = self._card(peer_id)
+        return card.relays if card else ()
+
+    def knows(self, peer_id: PeerId) -> bool:
+        """Whether we have a peer's card, or had it a while ago."""
+        return self._card(peer_id) is not None
+
+    def _card(self, peer_id: PeerId) -> Card | None:
+        return self.cards.get(peer_id) or self._former.get(peer_id, (None, 0.0))[0]
 
     @property
     def reachable(self) -> frozenset[PeerId]:

@@ -28,6 +28,8 @@ class PeerStatus:
     """Other live peers."""
     partners: tuple[PeerId, ...] = ()
     """Of the last exchange."""
+    ways: dict[str, int] = field(default_factory=dict)
+    """How many peers we are connected to `direct`, `reverse` and `relayed`; see `peer.net.link`."""
     exchanges_done: int = 0
     exchanges_failed: int = 0
     contributions: int = 0
@@ -41,6 +43,13 @@ class PeerStatus:
     """Whether the bytes are those of our sockets, or only of the payload."""
     notices: list[str] = field(default_factory=list)
     """Sentences for the user, the newest last."""
+
+    @property
+    def ways_words(self) -> str:
+        """The ways in words; empty when all are direct, as one would expect."""
+        if not self.ways.keys() - {"direct"}:
+            return ""
+        return ", ".join(f"{number} {way}" for way, number in self.ways.items())
 
     @property
     def share_frac(self) -> float:

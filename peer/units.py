@@ -12,6 +12,7 @@ _NUMBER = r"(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
 _RATE = re.compile(rf"{_NUMBER}\s*(?P<unit>[kKmMgGtT]?)(?:bit(?:/s)?|bps|b/s)?")
 _COUNT = re.compile(rf"{_NUMBER}\s*(?P<unit>[kKmMbBgGtT]?)")
 _DURATION = re.compile(rf"{_NUMBER}\s*(?P<unit>us|ms|s|min|m|h|d|)\s*")
+_TIME_OF_DAY = re.compile(r"(?P<hour>[0-9]{1,2}):(?P<minute>[0-5][0-9])")
 
 _POWERS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 _SECONDS = {
@@ -24,6 +25,8 @@ _SECONDS = {
     "h": 3600.0,
     "d": 86400.0,
 }
+
+MINUTES_PER_DAY = 24 * 60
 
 Quantity = str | int | float
 """What a settings file may hold: a number, or a text with a unit."""
@@ -70,6 +73,19 @@ def parse_duration_s(given: Quantity) -> float:
         if at == len(text) and math.isfinite(total_s):
             return total_s
     raise ValueError(f"{given!r:.60} is not {example}")
+
+
+def parse_minute_of_day(text: str) -> int:
+    """Returns the minutes from midnight to `08:00`, `8:00` or, the end of the day, `24:00`.
+
+    Raises:
+        ValueError: it is no time of day.
+    """
+    match = _TIME_OF_DAY.fullmatch(text.strip())
+    minute = 60 * int(match["hour"]) + int(match["minute"]) if match else -1
+    if not 0 <= minute <= MINUTES_PER_DAY:
+        raise ValueError(f"{text!r:.60} is not a time of day, such as 08:00 or 23:30")
+    return minute
 
 
 def format_rate(rate_bps: float) -> str:

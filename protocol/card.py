@@ -1,14 +1,19 @@
 """What a peer tells everybody of itself, as the payload of a directory record."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from google.protobuf.message import DecodeError
 
 from protocol.errors import LimitExceeded, MalformedMessage
+from protocol.identity import PeerId, parse_peer_id
 from protocol.pb import thinwire_pb2 as pb
 
 TOPIC = "peers"
 ROLES = ("peer", "holder", "bootstrap", "left")
+Reachability = Literal["direct", "reverse"]
+"""Whether others can dial a peer, as far as it knows, or call it only where it listens."""
+MAX_RELAYS = 8
 _MAX_ADDRESSES = 8
 _MAX_ADDRESS_CHARS = 256
 
@@ -26,6 +31,9 @@ class Card:
     round: int = 0
     tokens: int = 0
     software: str = ""
+    reach: Reachability = "direct"
+    relays: tuple[PeerId, ...] = ()
+    """Peers at which it listens, through which it can be called."""
 
     def to_bytes(self) -> bytes:
         """Returns the card as a protobuf `thinwire.v1.PeerCard`."""
@@ -37,6 +45,8 @@ class Card:
             round=self.round,
             tokens=self.tokens,
             software=self.software,
+            reach=self.reach,
+            relays=self.relays,
         ).SerializeToString(deterministic=True)
         return data
 
@@ -57,6 +67,10 @@ def parse_card(data: bytes) -> Card:
     addresses = (*raw.wire_addresses, *raw.multiaddrs)
     if len(addresses) > 2 * _MAX_ADDRESSES or any(len(a) > _MAX_ADDRESS_CHARS for a in addresses):
         raise LimitExceeded("a card with too many or too long addresses")
+    if raw.reach not in ("", *get_args(Reachability)):
+        raise MalformedMessage(f"unknown reach {raw.reach[:16]!r}")
+    if len(raw.relays) > MAX_RELAYS:
+        raise LimitExceeded(f"a card with {len(raw.relays)} relays")
     return Card(
         wire_addresses=tuple(raw.wire_addresses),
         multiaddrs=tuple(raw.multiaddrs),
@@ -65,4 +79,6 @@ def parse_card(data: bytes) -> Card:
         round=raw.round,
         tokens=raw.tokens,
         software=raw.software[:64],
+        reach="reverse" if raw.reach == "reverse" else "direct",
+        relays=tuple(map(parse_peer_id, raw.relays)),
     )

@@ -1,7 +1,7 @@
 """What every exchange machine has: a round, a place for effects, and news of other peers.
 
 One machine serves one fragment. `GroupExchange` averages with everybody, `PairExchange` with one
-partner at a time; the driver treats them alike.
+partner at a time, `CircleExchange` with a few; the driver treats them alike.
 """
 
 import abc
@@ -39,6 +39,10 @@ class ExchangeConfig:
     """After quorum, how long a roster stays open for the others."""
     exchange_s: float
     """After which an exchange is given up."""
+    num_codecs: int = 1
+    """How many the run has: its own, and the cheaper ones."""
+    group_size: int = 4
+    """Of mixing groups: at most so many average together."""
     resend_s: float = 1.0
     """How often a note that may have been lost is repeated."""
     retry_s: float = 0.25
@@ -48,11 +52,12 @@ class ExchangeConfig:
 
 
 class Exchange(abc.ABC):
-    """Base of the two machines. The driver calls the `on_...` methods; see `protocol.machine`."""
+    """Base of the three machines. The driver calls the `on_...` methods; see `protocol.machine`."""
 
     __slots__ = (
-        *("config", "round", "anchor_digest", "phase"),
+        *("config", "round", "anchor_digest", "phase", "up_bps", "wanted_codec"),
         *("_others", "_audience", "_unreachable", "_effects", "_num_exchange_ids"),
+        "_has_refused",
     )
 
     def __init__(self, config: ExchangeConfig, *, round: int, anchor_digest: bytes) -> None:
@@ -60,6 +65,10 @@ class Exchange(abc.ABC):
         self.round = round
         self.anchor_digest = anchor_digest
         self.phase = Phase.IDLE
+        self.up_bps = 0
+        """What we can send, for the leader of a roster; 0: unknown. The driver says it any time."""
+        self.wanted_codec = 0
+        """Which of the run's codecs suits our link; as `up_bps`."""
         self._others: tuple[PeerId, ...] = ()
         self._audience: tuple[PeerId, ...] = ()
         """Whoever wants to hear what we have: the others, and the holders."""
@@ -67,6 +76,7 @@ class Exchange(abc.ABC):
         """Members that our last note did not reach and that have not spoken since."""
         self._effects: list[Effect] = []
         self._num_exchange_ids = 0
+        self._has_refused = False
 
     @property
     def is_using_snapshot(self) -> bool:
@@ -138,6 +148,16 @@ class Exchange(abc.ABC):
     @abc.abstractmethod
     def next_deadline_s(self) -> float | None:
         """When to call `on_timer`."""
+
+    def _hears(self, src: PeerId, note: Note) -> bool:
+        """Whether a note makes sense in this run; whoever speaks can be reached, at any rate."""
+        self._unreachable.discard(src)
+        if note.codec < self.config.num_codecs:
+            return True
+        if not self._has_refused:
+            self._has_refused = True
+            self._tell("note_refused", partners=[src], reason=f"there is no codec {note.codec}")
+        return False
 
     def _new_exchange_id(self) -> bytes:
         self._num_exchange_ids += 1

@@ -1,12 +1,17 @@
 """The fetches of one group exchange: parts to reduce, then averages to land.
 
-A member first collects its own part from every other member (`of_member`); a late peer only fetches
-the averages, from one who has them (`of_listener`). Whoever answers that it does not have something
-*yet* is asked again every `retry_s`, but not for ever: it may have given the exchange up. Who does
-not answer at all is asked once more and then left out. The average of a reducer that left us is
-looked for at the other members. Nothing is applied before everything is here.
+A member first collects its own part from every other member (`of_member`), unless that is empty; a
+late peer only fetches the averages, from one who has them (`of_listener`). Whoever answers that it
+does not have something *yet* is asked again every `retry_s`, but not for ever: it may have given
+the exchange up. Who does not answer at all is asked once more and then left out. The average of a
+reducer that left us is looked for at the other members. Nothing is applied before everything is
+here.
+
+A member whose own part is empty asks for averages from the beginning, and so long before they can
+be there: to it a reducer has given up only once it has said several times that it is READY anew.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from protocol.exchange import ExchangeConfig
@@ -14,11 +19,14 @@ from protocol.identity import PeerId
 from protocol.machine import BlobRef, Effect, Fetch, Reduce
 from protocol.messages import Roster
 from protocol.roster import is_quorum
+from protocol.terms import Terms
 
 MAX_SILENT_TRIES = 2
 """A peer that is silent so often in a row is dead or frozen to us."""
 MAX_VAIN_TRIES = 12
 """A peer that says so often that it has nothing has given the exchange up."""
+MAX_READY = 3
+"""So has one that is READY anew so often; a single READY may have crossed with the roster."""
 
 
 @dataclass(slots=True)
@@ -42,10 +50,10 @@ class Gathering:
     """See the module docstring."""
 
     def __init__(
-        self, exchange_id: bytes, num_parts: int, config: ExchangeConfig, *, now_s: float
+        self, exchange_id: bytes, terms: Terms, config: ExchangeConfig, *, now_s: float
     ) -> None:
         self.exchange_id = exchange_id
-        self.num_parts = num_parts
+        self.terms = terms
         self.failure: str | None = None
         self.unresponsive: set[PeerId] = set()
         self.partners: tuple[PeerId, ...] = ()
@@ -59,18 +67,25 @@ class Gathering:
         self._num_reduced = 1
         self.is_reducing = False
         """Our own average is still to be made, so nobody can have it."""
+        self._is_patient = False
+        """Our own part is empty, and nobody is known to have the averages yet."""
+        self._times_ready: Counter[PeerId] = Counter()
 
     @classmethod
     def of_member(
         cls, roster: Roster, config: ExchangeConfig, *, num_live: int, now_s: float
     ) -> "Gathering":
         """The exchange of a member of `roster`, who knows `num_live` live peers."""
-        gathering = cls(roster.exchange_id, len(roster.members), config, now_s=now_s)
+        gathering = cls(roster.exchange_id, roster.terms, config, now_s=now_s)
         gathering._roster, gathering.is_member = roster, True
         gathering._num_live = num_live
-        gathering.is_reducing = True
         gathering.partners = tuple(peer for peer in roster.peer_ids if peer != config.our_id)
         ours = roster.peer_ids.index(config.our_id)
+        if not roster.shares[ours]:
+            gathering._is_patient = True
+            gathering._ask_for_averages(roster)
+            return gathering
+        gathering.is_reducing = True
         for member in roster.members:
             if member.peer_id != config.our_id:
                 ref = gathering._ref("part", ours)
@@ -84,16 +99,16 @@ class Gathering:
     def of_listener(
         cls,
         exchange_id: bytes,
-        num_parts: int,
+        terms: Terms,
         holder: PeerId,
         config: ExchangeConfig,
         *,
         now_s: float,
     ) -> "Gathering":
         """The replay of an exchange that `holder` has landed."""
-        gathering = cls(exchange_id, num_parts, config, now_s=now_s)
+        gathering = cls(exchange_id, terms, config, now_s=now_s)
         gathering.partners = (holder,)
-        for part in range(num_parts):
+        for part in terms.parts:
             ref = gathering._ref("average", part)
             gathering._wants[ref, None] = want = _Want(ref, [holder])
             gathering._ask(want)
@@ -103,6 +118,16 @@ class Gathering:
     def is_complete(self) -> bool:
         """Whether every average is here."""
         return not self._wants and not self.is_reducing and self.failure is None
+
+    def is_stuck_without(self, src: PeerId) -> bool:
+        """Whether nobody can complete it, now that member `src` is in another exchange.
+
+        Our own average is missing; or we make none, and that of `src` is.
+        """
+        roster = self._roster
+        if self.is_reducing or not roster:
+            return self.is_reducing
+        return self._is_patient and bool(roster.shares[roster.peer_ids.index(src)])
 
     def waiting_for(self) -> tuple[PeerId, ...]:
         """Whose bytes are missing."""
@@ -129,24 +154,39 @@ class Gathering:
             return
         want.is_flying = False
         want.retry_at_s = now_s + self._config.retry_s
+        if is_alive and self._is_patient_with(want):
+            return
         tries, most = (want.vain, MAX_VAIN_TRIES) if is_alive else (want.silent, MAX_SILENT_TRIES)
         tries[src] = tries.get(src, 0) + 1
         if tries[src] < most:
             return
         if not is_alive:
             self.unresponsive.add(src)
-        want.sources.remove(src)
-        want.vain = _last_tries(want.sources)
-        if not want.sources:
-            self._go_without(want, src)
+        self._drop_source(want)
+
+    def on_ready(self, peer: PeerId, *, now_s: float) -> None:
+        """This member is READY for our round: anew, or it has not got the roster."""
+        self._times_ready[peer] += 1
+        if self._times_ready[peer] < MAX_READY:
+            return
+        for want in self._wants.values():
+            if want.source == peer and self._is_patient_with(want):
+                want.is_flying, want.retry_at_s = False, now_s
+                self._drop_source(want)
+                if self.failure:
+                    return
+        self.on_timer(now_s=now_s)
 
     def on_holder(self, holder: PeerId, *, now_s: float) -> None:
         """This peer has landed the exchange, so it has every average."""
         for want in self._wants.values():
             if want.ref.kind == "average":
+                if self._is_patient_with(want):
+                    want.vain = _last_tries(want.sources)
                 want.vain.pop(holder, None)
                 if holder not in want.sources:
                     want.sources.append(holder)
+        self._is_patient = False
         self.on_timer(now_s=now_s)
 
     def on_timer(self, *, now_s: float) -> None:
@@ -169,7 +209,17 @@ class Gathering:
 
     def _ask(self, want: _Want) -> None:
         want.retry_at_s, want.is_flying = None, True
-        self._effects.append(Fetch(want.source, want.ref, self.num_parts, want.tokens))
+        self._effects.append(Fetch(want.source, want.ref, self.terms, want.tokens))
+
+    def _is_patient_with(self, want: _Want) -> bool:
+        reducers = self._roster.peer_ids if self._roster and self._is_patient else ()
+        return bool(reducers) and reducers[want.ref.part] == want.source
+
+    def _drop_source(self, want: _Want) -> None:
+        src = want.sources.pop(0)
+        want.vain = _last_tries(want.sources)
+        if not want.sources:
+            self._go_without(want, src)
 
     def _go_without(self, want: _Want, src: PeerId) -> None:
         if want.ref.kind == "average":
@@ -186,12 +236,15 @@ class Gathering:
             self.failure = f"only {self._num_reduced} of {self._num_live} peers brought their part"
             return
         self.is_reducing = False
-        our_id = self._config.our_id
-        ours = self._roster.peer_ids.index(our_id)
+        ours = self._roster.peer_ids.index(self._config.our_id)
         tokens = self._roster.members[ours].tokens
         self._effects.append(Reduce(self._ref("average", ours), tokens))
-        for part, peer in enumerate(self._roster.peer_ids):
-            if peer != our_id:
+        self._ask_for_averages(self._roster)
+
+    def _ask_for_averages(self, roster: Roster) -> None:
+        for part in self.terms.parts:
+            peer = roster.peer_ids[part]
+            if peer != self._config.our_id:
                 others = [other for other in self.partners if other != peer]
                 ref = self._ref("average", part)
                 if peer in self.unresponsive and others:

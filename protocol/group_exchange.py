@@ -6,10 +6,14 @@ All anchors of a run start equal and stay equal, round by round; `round` counts 
 whose trainer left a snapshot is READY and tells all live peers. When enough are ready, the first in
 the lottery's order closes the roster (`protocol.roster`) and sends it. Each member i then
 
-    offers its contribution in as many parts as there are members,
+    offers its contribution in as many parts as there are members, sized by their upload rates,
     fetches part i from every other member, and averages it, weighted by tokens     (scatter-reduce)
     fetches the average of every other part, encoded once by its reducer                  (gather)
     and takes the outer step.
+
+Sizes and codec are the leader's decision (`protocol.terms`), in the roster and, for replays, in
+COMMITTED. A member that is too slow to average anything has an empty part, and only serves its
+contribution and fetches averages.
 
     IDLE -departed-> READY -roster-> EXCHANGING -all averages-> LANDING -landed-> IDLE
                       ^------- attempt failed -------|
@@ -24,10 +28,12 @@ bytes they applied; its own contribution stays in its delta and leaves with the 
 
 Safety: one round has at most one result among peers that can reach each other and agree on who
 lives, because a reducer needs parts from a quorum of the live peers that it knew when it accepted
-the roster, and a peer is in one roster at a time. All apply the same decoded bytes, so equal rounds
-have equal anchors. There is no consensus: a member that got the last average and was cut off before
-it could pass it on has landed alone. The digests in READY and COMMITTED show that when it comes
-back, and the smaller camp takes over the larger one's anchor, its own delta on top.
+the roster, and a peer is in one roster at a time: it leaves one for a larger only while that cannot
+be completed, for want of its own average or of that of whoever left before it. All apply the same
+decoded bytes, so equal rounds have equal anchors. There is no consensus: a member that got the last
+average and was cut off before it could pass it on has landed alone. The digests in READY and
+COMMITTED show that when it comes back, and the smaller camp takes over the larger one's anchor, its
+own delta on top.
 Liveness: while a quorum is ready and can reach each other, some attempt succeeds.
 """
 
@@ -37,9 +43,12 @@ from protocol.gathering import Gathering
 from protocol.identity import PeerId
 from protocol.lottery import leader_order
 from protocol.machine import BlobRef, CatchUp, Discard, Land, Offer, Send
-from protocol.messages import Committed, Member, Note, Ready, Roster
-from protocol.roster import RosterDecision, RosterView, decide_roster, is_quorum
+from protocol.messages import Committed, Note, Ready, Roster
+from protocol.ready_peers import ReadyPeers
+from protocol.roster import RosterDecision, RosterView, decide_roster, is_quorum, roster_of
+from protocol.shares import are_fair
 from protocol.shunning import Shunning
+from protocol.terms import Terms
 
 READY_LIFE = 3.5
 """A READY is believed for so many times `resend_s`, so that losing one or two does no harm."""
@@ -58,9 +67,7 @@ class GroupExchange(Exchange):
     def __init__(self, config: ExchangeConfig, *, round: int, anchor_digest: bytes) -> None:
         super().__init__(config, round=round, anchor_digest=anchor_digest)
         self._tokens = 0
-        self._ready: dict[PeerId, Ready] = {}
-        """The newest of each peer, for our round or a later one: a faster peer may be ahead."""
-        self._heard_at_s: dict[PeerId, float] = {}
+        self._ready = ReadyPeers()
         self._shunned = Shunning()
         self._given_up: set[bytes] = set()
         """Exchanges of this round that we left; we never enter one again."""
@@ -73,15 +80,16 @@ class GroupExchange(Exchange):
         self._gathering: Gathering | None = None
         self._replayed: Committed | None = None
         self._catching_up_from: PeerId | None = None
-        self._journal = b"", 0
-        """The exchange that made our anchor, and its number of parts."""
+        self._journal: tuple[bytes, Terms] | None = None
+        """The exchange that made our anchor, if one did, and what it agreed on."""
 
     def waiting_for(self) -> tuple[PeerId, ...]:
         """Whose contribution or average is missing, or who is not ready yet."""
         if self._gathering:
             return self._gathering.waiting_for()
         if self.phase is Phase.READY:
-            return tuple(peer for peer in self._others if peer not in self._candidates())
+            candidates = self._candidates()
+            return tuple(peer for peer in self._others if peer not in candidates)
         return ()
 
     def on_departed(self, tokens: int, *, now_s: float) -> None:
@@ -90,14 +98,15 @@ class GroupExchange(Exchange):
             raise LocalProtocolError("a departure while the last snapshot is in use")
         self._tokens = tokens
         if self.phase is Phase.IDLE:
-            self._forget_silent(now_s, FRESH_READY)
+            self._ready.forget_silent(now_s - FRESH_READY * self.config.resend_s)
         self.phase = Phase.READY
         self._announce(now_s)
         self.on_timer(now_s=now_s)
 
     def on_note(self, src: PeerId, note: Note, *, now_s: float) -> None:
         """Ready, Roster and Committed; the notes of other mixings are not for us."""
-        self._unreachable.discard(src)
+        if not self._hears(src, note):
+            return
         match note:
             case Ready():
                 self._on_ready(src, note, now_s)
@@ -125,7 +134,7 @@ class GroupExchange(Exchange):
     def on_landed(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
         """The outer step was taken; let the others know, in case they missed it."""
         if self._gathering:
-            self._journal = self._gathering.exchange_id, self._gathering.num_parts
+            self._journal = self._gathering.exchange_id, self._gathering.terms
         replayed, self._replayed = self._replayed, None
         gathering = self._gathering
         kept = set(gathering.partners) - gathering.unresponsive if gathering else set()
@@ -137,14 +146,13 @@ class GroupExchange(Exchange):
             return
         for peer in kept:
             self._shunned.forgive(peer)
-        committed = Committed(self.config.fragment, round, anchor_digest, *self._journal)
         for peer in self._audience:
-            self._do(Send(peer, committed))
+            self._do(Send(peer, self._committed()))
 
     def on_caught_up(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
         """We have somebody else's anchor; our delta of before is on top of it."""
         if (round, anchor_digest) != (self.round, self.anchor_digest):
-            self._journal = b"", 0
+            self._journal = None
             self._shunned.forgive(self._catching_up_from or PeerId(""))
         elif self._catching_up_from:
             self._shun(self._catching_up_from, now_s)
@@ -155,7 +163,7 @@ class GroupExchange(Exchange):
         if self.phase is Phase.READY:
             if self._resend_at_s is not None and now_s >= self._resend_at_s:
                 self._announce(now_s)
-                self._forget_silent(now_s, READY_LIFE)
+                self._ready.forget_silent(now_s - READY_LIFE * self.config.resend_s)
             if self._decide(now_s).close:
                 self._close_roster(now_s)
         elif self.phase is Phase.EXCHANGING and self._gathering:
@@ -179,26 +187,17 @@ class GroupExchange(Exchange):
         for peer in self._audience:
             self._do(Send(peer, self._our_ready()))
 
-    def _forget_silent(self, now_s: float, life: float) -> None:
-        """Who is ready says so every `resend_s`; who is silent is gone, or in another exchange."""
-        oldest_s = now_s - life * self.config.resend_s
-        for peer in [peer for peer, heard_s in self._heard_at_s.items() if heard_s < oldest_s]:
-            del self._heard_at_s[peer]
-            self._ready.pop(peer, None)
-
     def _our_ready(self) -> Ready:
-        return Ready(self.config.fragment, self.round, self._tokens, self.anchor_digest)
+        where = self.config.fragment, self.round
+        return Ready(*where, self._tokens, self.anchor_digest, self.up_bps, self.wanted_codec)
 
     def _on_ready(self, src: PeerId, note: Ready, now_s: float) -> None:
         if note.round < self.round:
-            journal = self._journal if note.round == self.round - 1 else (b"", 0)
-            committed = Committed(self.config.fragment, self.round, self.anchor_digest, *journal)
-            self._do(Send(src, committed))
+            self._do(Send(src, self._committed(can_replay=note.round == self.round - 1)))
             return
         if self._shunned.holds(src, now_s=now_s):
             return
-        self._ready[src] = note
-        self._heard_at_s[src] = now_s
+        self._ready.hear(src, note, now_s=now_s)
         if note.round == self.round + 1 and not self.is_using_snapshot:
             # We missed their note that they committed: say where we are, and they repeat it.
             self._do(Send(src, self._our_ready()))
@@ -209,18 +208,15 @@ class GroupExchange(Exchange):
         elif self._roster and self._roster.round == self.round:
             if src in self._roster.peer_ids:
                 self._do(Send(src, self._roster))
+                if self._gathering:
+                    self._gathering.on_ready(src, now_s=now_s)
+                    self._advance(now_s)
         else:
             self.on_timer(now_s=now_s)
 
-    def _candidates(self) -> list[PeerId]:
+    def _candidates(self) -> dict[PeerId, Ready]:
         """Who else could be in this round's roster."""
-        return [
-            peer
-            for peer in self._others
-            if (ready := self._ready.get(peer))
-            and ready.tokens > 0
-            and (ready.round, ready.anchor_digest) == (self.round, self.anchor_digest)
-        ]
+        return self._ready.like_us(self._our_ready(), self._others)
 
     def _decide(self, now_s: float | None) -> RosterDecision:
         """Asks `decide_roster`; without a time only the wake-up counts."""
@@ -248,14 +244,8 @@ class GroupExchange(Exchange):
 
     def _close_roster(self, now_s: float) -> None:
         candidates = self._candidates()
-        members = [Member(peer, self._ready[peer].tokens) for peer in candidates]
-        members.append(Member(self.config.our_id, self._tokens))
-        roster = Roster(
-            self.config.fragment,
-            self.round,
-            self._new_exchange_id(),
-            tuple(sorted(members, key=lambda member: member.peer_id)),
-        )
+        ready = {**candidates, self.config.our_id: self._our_ready()}
+        roster = roster_of(ready, self._new_exchange_id())
         for peer in candidates:
             self._do(Send(peer, roster))
         self._accept(roster, now_s)
@@ -265,6 +255,8 @@ class GroupExchange(Exchange):
             return
         if src not in note.peer_ids or self.config.our_id not in note.peer_ids:
             return
+        if not are_fair(note.shares):
+            return  # whoever averages most of it decides most of it
         if self.phase is Phase.READY:
             self._accept(note, now_s)
         elif self._roster and self._roster.exchange_id != note.exchange_id:
@@ -273,10 +265,12 @@ class GroupExchange(Exchange):
     def _choose(self, src: PeerId, other: Roster, now_s: float) -> None:
         """Two closed a roster at once, and a member of ours is in the other: the larger one counts.
 
-        Ours can be left while we have reduced nothing: without our average nobody completes it.
+        Ours can be left while nobody can complete it.
         """
         ours, gathering = self._roster, self._gathering
-        if not ours or not gathering or not gathering.is_reducing or src not in ours.peer_ids:
+        if not ours or not gathering or src not in ours.peer_ids:
+            return
+        if not gathering.is_stuck_without(src):
             return
         strangers = set(other.peer_ids) - {*self._others, self.config.our_id}
         if strangers or self._num_left >= MAX_LEFT:
@@ -296,7 +290,7 @@ class GroupExchange(Exchange):
     def _accept(self, roster: Roster, now_s: float) -> None:
         self.phase, self._roster = Phase.EXCHANGING, roster
         for peer in roster.peer_ids:  # should this come to nothing, they will say so anew
-            self._ready.pop(peer, None)
+            self._ready.forget(peer)
         others = tuple(peer for peer in roster.peer_ids if peer != self.config.our_id)
         self._tell("exchange_begins", partners=others, exchange_id=roster.exchange_id.hex())
         self._do(
@@ -304,7 +298,7 @@ class GroupExchange(Exchange):
                 fragment=self.config.fragment,
                 round=self.round,
                 exchange_id=roster.exchange_id,
-                num_parts=len(roster.members),
+                terms=roster.terms,
                 members=others,
             )
         )
@@ -330,7 +324,7 @@ class GroupExchange(Exchange):
                     self.config.fragment,
                     self.round,
                     gathering.exchange_id,
-                    gathering.num_parts,
+                    gathering.terms,
                     rebase_on_anchor=not gathering.is_member,
                 )
             )
@@ -362,17 +356,23 @@ class GroupExchange(Exchange):
         self.phase = Phase.IDLE
         self._roster = self._gathering = self._replayed = None
         self._quorum_since_s = self._complete_since_s = self._resend_at_s = None
-        self._ready = {peer: note for peer, note in self._ready.items() if note.round >= round}
-        ahead = [peer for peer, note in self._ready.items() if note.round > round]
-        if ahead:
-            self._fall_behind(ahead[0], now_s)
+        self._ready.forget_before(round)
+        if ahead := self._ready.ahead_of(round):
+            self._fall_behind(ahead, now_s)
 
     # ---- others are ahead, or elsewhere
 
     def _shun(self, peer: PeerId, now_s: float) -> None:
         """Without a READY of this peer nothing draws us to its round, or into a roster with it."""
-        self._ready.pop(peer, None)
+        self._ready.forget(peer)
         self._shunned.add(peer, now_s=now_s)
+
+    def _committed(self, *, can_replay: bool = True) -> Committed:
+        anchor = self.config.fragment, self.round, self.anchor_digest
+        if not self._journal or not can_replay:
+            return Committed(*anchor)
+        exchange_id, terms = self._journal
+        return Committed(*anchor, exchange_id, terms.shares, terms.codec)
 
     def _on_committed(self, src: PeerId, note: Committed, now_s: float) -> None:
         if note.round <= self.round or self._shunned.holds(src, now_s=now_s):
@@ -395,8 +395,9 @@ class GroupExchange(Exchange):
             self._given_up.add(self._gathering.exchange_id)
         self.phase, self._roster, self._replayed = Phase.EXCHANGING, None, note
         self._tell("replay_begins", partners=[src], exchange_id=note.exchange_id.hex())
+        terms = Terms(note.shares, note.codec)
         self._gathering = Gathering.of_listener(
-            note.exchange_id, note.num_parts, src, self.config, now_s=now_s
+            note.exchange_id, terms, src, self.config, now_s=now_s
         )
         self._advance(now_s)
 
@@ -412,10 +413,7 @@ class GroupExchange(Exchange):
 
     def _on_other_anchor(self, src: PeerId, note: Ready, now_s: float) -> None:
         """Equal rounds, unequal anchors: the smaller camp takes over the larger one's anchor."""
-        theirs = sum(
-            ready.round == self.round and ready.anchor_digest == note.anchor_digest
-            for ready in self._ready.values()
-        )
+        theirs = self._ready.num_like(note)
         ours = len(self._candidates()) + 1
         self._tell(
             "anchor_differs",

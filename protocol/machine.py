@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from protocol.identity import PeerId
 from protocol.messages import Note
+from protocol.terms import Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,12 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Encode our contribution, in `num_parts` parts, and serve them to `members` alone."""
+    """Encode our contribution, in the parts of `terms`, and serve them to `members` alone."""
 
     fragment: int
     round: int
     exchange_id: bytes
-    num_parts: int
+    terms: Terms
     members: tuple[PeerId, ...]
 
 
@@ -57,7 +58,7 @@ class Fetch:
 
     src: PeerId
     ref: BlobRef
-    num_parts: int
+    terms: Terms
     tokens: int = 0
 
 
@@ -85,7 +86,7 @@ class Land:
     fragment: int
     round: int
     exchange_id: bytes
-    num_parts: int
+    terms: Terms
     rebase_on_anchor: bool = False
 
 

@@ -105,10 +105,13 @@ class ScheduleSpec(Spec):
     """What theta keeps of itself at a landing; null: all steps since departure."""
 
 
+CodecName = Annotated[str, Field(min_length=1, max_length=32)]
+
+
 class CodecSpec(Spec):
     """What bits go over the wire."""
 
-    name: Annotated[str, Field(min_length=1, max_length=32)] = "fp32"
+    name: CodecName = "fp32"
     block: Annotated[int, Field(ge=8, le=65536)] | None = None
     """Values that share a scale; null: the codec's own."""
     rounding: Literal["nearest", "stochastic"] = "nearest"
@@ -116,6 +119,8 @@ class CodecSpec(Spec):
     """Of topk: values kept of a block; null: the codec's own."""
     feedback: Annotated[float, Field(gt=0, le=1)] | None = None
     """Error feedback: the decay of what a codec left out; null: none."""
+    cheaper: Annotated[list[CodecName], Field(max_length=4)] = []
+    """Codecs for links too thin for `name`, cheaper one by one; partners agree on one."""
 
 
 class OuterSpec(Spec):
@@ -130,7 +135,9 @@ class MethodSpec(Spec):
 
     preset: str = ""
     """The name that the point was given as; for people only."""
-    mixing: Literal["all", "pairs"] = "all"
+    mixing: Literal["all", "pairs", "groups"] = "all"
+    group_size: Annotated[int, Field(ge=2, le=64)] = 4
+    """Of mixing groups: at most so many average together."""
     schedule: ScheduleSpec = ScheduleSpec()
     codec: CodecSpec = CodecSpec()
     outer: OuterSpec = OuterSpec()
@@ -142,7 +149,7 @@ class RoundSpec(Spec):
     quorum_frac: Annotated[float, Field(ge=0.5, le=1)] = 0.5
     """A roster needs more than this part of the live peers."""
     grace_s: Annotated[float, Field(gt=0)] = 3.0
-    """After quorum, how long the roster stays open for the others."""
+    """After quorum, how long the roster stays open for the others; of groups, after each guest."""
     exchange_s: Annotated[float, Field(gt=0)] = 600.0
     """A backstop: an exchange that is not through by then is given up, even if bytes still come."""
     progress_s: Annotated[float, Field(gt=0)] = 3.0
@@ -156,7 +163,7 @@ class LimitSpec(Spec):
     """Of one roster, so of a whole swarm that mixes `all`; `pairs` has no rosters, and no limit."""
     chunk_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 256 * 1024
     max_message_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 64 * 1024
-    max_streams_per_peer: Annotated[int, Field(ge=1, le=64)] = 8
+    max_streams_per_peer: Annotated[int, Field(ge=1, le=64)] = 32
 
 
 class MembershipSpec(Spec):

@@ -3,6 +3,7 @@
 `parse_note` is the gate: whatever comes out of it has fields within their limits.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -10,22 +11,32 @@ from google.protobuf.message import DecodeError
 from protocol.errors import LimitExceeded, MalformedMessage
 from protocol.identity import PeerId, parse_peer_id
 from protocol.pb import thinwire_pb2 as pb
+from protocol.terms import Terms
 
 PROTOCOL_VERSION = 1
 MAX_ROUND = 1 << 48
 MAX_TOKENS = 1 << 56
+MAX_BPS = 1 << 50
+MAX_SHARE = 1 << 16
+MAX_CODECS = 16
+"""How many codecs a run has, the machines know."""
 EXCHANGE_ID_BYTES = 16
 DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """I have a contribution of `tokens` for `round`, on top of this anchor."""
+    """I have a contribution of `tokens` for `round`, on top of this anchor.
+
+    I can send at `up_bps`, as far as I know (0: I do not), and should like codec `codec`.
+    """
 
     fragment: int
     round: int
     tokens: int
     anchor_digest: bytes
+    up_bps: int = 0
+    codec: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +49,19 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """These peers exchange in this round; each reduces the part with its index."""
+    """These peers exchange in this round; each reduces the part with its index, if it has any."""
 
     fragment: int
     round: int
     exchange_id: bytes
     members: tuple[Member, ...]
+    shares: tuple[int, ...]
+    codec: int = 0
+
+    @property
+    def terms(self) -> Terms:
+        """What the leader decided."""
+        return Terms(self.shares, self.codec)
 
     @property
     def peer_ids(self) -> tuple[PeerId, ...]:
@@ -55,34 +73,46 @@ class Roster:
 class Committed:
     """My anchor is at `round`; this exchange took it there, and I still have its averages.
 
-    An anchor that came some other way has no exchange: `exchange_id` is empty, `num_parts` 0.
+    An anchor that came some other way has no exchange: `exchange_id` is empty, and so are
+    the shares.
     """
 
     fragment: int
     round: int
     anchor_digest: bytes
     exchange_id: bytes = b""
-    num_parts: int = 0
+    shares: tuple[int, ...] = ()
+    codec: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Propose:
-    """Shall the two of us mix? I bring `tokens`."""
+    """Shall the two of us mix? I bring `tokens`, and should like codec `codec`.
+
+    Once I have `begun`, I only ask whether you have, too, and the codec is settled.
+    """
 
     fragment: int
     round: int
     tokens: int
     exchange_id: bytes
+    codec: int = 0
+    begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Yes, with my `tokens`; or no, I am busy or have nothing yet."""
+    """Yes, with my `tokens` and in codec `codec`; or no, I am busy or have nothing yet.
+
+    Of groups, whose host divides the work, it has my `up_bps`, too, as in `Ready`.
+    """
 
     fragment: int
     exchange_id: bytes
     accepted: bool
     tokens: int
+    codec: int = 0
+    up_bps: int = 0
 
 
 Note = Ready | Roster | Committed | Propose | Answer
@@ -96,24 +126,33 @@ def note_to_bytes(note: Note) -> bytes:
             out.ready.round = note.round
             out.ready.tokens = note.tokens
             out.ready.anchor_digest = note.anchor_digest
+            out.ready.up_bps = note.up_bps
+            out.ready.codec = note.codec
         case Roster():
             out.roster.round = note.round
             out.roster.exchange_id = note.exchange_id
             for member in note.members:
                 out.roster.members.add(peer_id=member.peer_id, tokens=member.tokens)
+            out.roster.shares.extend(note.shares)
+            out.roster.codec = note.codec
         case Committed():
             out.committed.round = note.round
             out.committed.anchor_digest = note.anchor_digest
             out.committed.exchange_id = note.exchange_id
-            out.committed.num_parts = note.num_parts
+            out.committed.shares.extend(note.shares)
+            out.committed.codec = note.codec
         case Propose():
             out.propose.round = note.round
             out.propose.tokens = note.tokens
             out.propose.exchange_id = note.exchange_id
+            out.propose.codec = note.codec
+            out.propose.begun = note.begun
         case Answer():
             out.answer.exchange_id = note.exchange_id
             out.answer.accepted = note.accepted
             out.answer.tokens = note.tokens
+            out.answer.codec = note.codec
+            out.answer.up_bps = note.up_bps
     data: bytes = out.SerializeToString(deterministic=True)
     return data
 
@@ -141,6 +180,8 @@ def parse_note(data: bytes, *, max_bytes: int, num_fragments: int, max_peers: in
                 _below(raw.ready.round, MAX_ROUND, "round"),
                 _below(raw.ready.tokens, MAX_TOKENS, "tokens"),
                 _sized(raw.ready.anchor_digest, DIGEST_BYTES, "anchor digest"),
+                _below(raw.ready.up_bps, MAX_BPS, "upload rate"),
+                _below(raw.ready.codec, MAX_CODECS, "codec"),
             )
         case "roster":
             return _parse_roster(raw, max_peers)
@@ -152,6 +193,8 @@ def parse_note(data: bytes, *, max_bytes: int, num_fragments: int, max_peers: in
                 _below(raw.propose.round, MAX_ROUND, "round"),
                 _below(raw.propose.tokens, MAX_TOKENS, "tokens"),
                 _sized(raw.propose.exchange_id, EXCHANGE_ID_BYTES, "exchange id"),
+                _below(raw.propose.codec, MAX_CODECS, "codec"),
+                raw.propose.begun,
             )
         case "answer":
             return Answer(
@@ -159,6 +202,8 @@ def parse_note(data: bytes, *, max_bytes: int, num_fragments: int, max_peers: in
                 _sized(raw.answer.exchange_id, EXCHANGE_ID_BYTES, "exchange id"),
                 raw.answer.accepted,
                 _below(raw.answer.tokens, MAX_TOKENS, "tokens"),
+                _below(raw.answer.codec, MAX_CODECS, "codec"),
+                _below(raw.answer.up_bps, MAX_BPS, "upload rate"),
             )
         case _:
             raise MalformedMessage("an empty note")
@@ -166,14 +211,17 @@ def parse_note(data: bytes, *, max_bytes: int, num_fragments: int, max_peers: in
 
 def _parse_committed(raw: pb.Note, max_peers: int) -> Committed:
     exchange_id = raw.committed.exchange_id
-    if bool(exchange_id) != bool(raw.committed.num_parts):
+    if bool(exchange_id) != bool(raw.committed.shares):
         raise MalformedMessage("an exchange has parts, and parts have an exchange")
+    if len(raw.committed.shares) > max_peers:
+        raise LimitExceeded(f"an exchange of {len(raw.committed.shares)} peers")
     return Committed(
         raw.fragment,
         _below(raw.committed.round, MAX_ROUND, "round"),
         _sized(raw.committed.anchor_digest, DIGEST_BYTES, "anchor digest"),
         _sized(exchange_id, EXCHANGE_ID_BYTES if exchange_id else 0, "exchange id"),
-        _below(raw.committed.num_parts, max_peers + 1, "number of parts"),
+        _parse_shares(raw.committed.shares) if exchange_id else (),
+        _below(raw.committed.codec, MAX_CODECS, "codec"),
     )
 
 
@@ -188,12 +236,23 @@ def _parse_roster(raw: pb.Note, max_peers: int) -> Roster:
         raise MalformedMessage("a roster names a peer twice")
     if not all(member.tokens for member in members):
         raise MalformedMessage("a roster names a peer that brings nothing")
+    if len(raw.roster.shares) != len(members):
+        raise MalformedMessage(f"{len(members)} members, and {len(raw.roster.shares)} shares")
     return Roster(
         raw.fragment,
         _below(raw.roster.round, MAX_ROUND, "round"),
         _sized(raw.roster.exchange_id, EXCHANGE_ID_BYTES, "exchange id"),
         members,
+        _parse_shares(raw.roster.shares),
+        _below(raw.roster.codec, MAX_CODECS, "codec"),
     )
+
+
+def _parse_shares(raw: Iterable[int]) -> tuple[int, ...]:
+    shares = tuple(_below(share, MAX_SHARE, "share") for share in raw)
+    if not any(shares):
+        raise MalformedMessage("shares of nothing")
+    return shares
 
 
 def _below(value: int, limit: int, what: str) -> int:

@@ -21,6 +21,10 @@ with a no, and a partner that has nothing for us is asked once more whether it i
 Who accepts and then cannot be fetched from is shunned for a while, or one that can dial and not be
 dialled would keep the others busy for ever. A departure while READY refreshes the snapshot.
 
+Codec: each knows which suits its link; a question names the asker's, a yes the cheaper one of both,
+and that is used. Whoever has begun and asks once more names that one. Should the two have begun
+with different ones all the same, the exchange is given up.
+
 Safety: a peer is in one exchange at a time, and an exchange id is used once: a contribution is in
 at most one average of each side. One side may land and the other not (the last fetch fails); the
 replicas then lie a little further apart, which the next exchanges shrink.
@@ -38,6 +42,7 @@ from protocol.lottery import partner_order
 from protocol.machine import BlobRef, Discard, Fetch, Land, Offer, Reduce, Send
 from protocol.messages import Answer, Note, Propose
 from protocol.shunning import Shunning
+from protocol.terms import Terms
 
 PAUSE_FRAC = 1.0
 """After a no, about so many times `resend_s` pass before the next question."""
@@ -46,6 +51,8 @@ SUITOR_LIFE = 5.0
 MAX_SUITORS = 8
 MAX_FETCH_TRIES = 12
 """A contribution is made between two steps of the partner's trainer, which may take seconds."""
+RECENT_PARTNERS = 6
+"""They come last: suitors would make the same pairs again, and the swarm would mix more slowly."""
 REMEMBERED_EXCHANGES = 256
 """A proposal that comes late must not open an exchange that is over."""
 
@@ -58,6 +65,7 @@ class _Pair:
     """As the partner knows them: a departure in between does not change them."""
     tokens: int
     deadline_s: float
+    codec: int = 0
     tries: int = 0
     retry_at_s: float | None = None
 
@@ -74,6 +82,7 @@ class PairExchange(Exchange):
             "_shunned",
             "_entered",
             "_last_landed",
+            "_recent",
         ),
     )
 
@@ -94,6 +103,7 @@ class PairExchange(Exchange):
         self._shunned = Shunning()
         self._entered: deque[bytes] = deque(maxlen=REMEMBERED_EXCHANGES)
         self._last_landed = b""
+        self._recent: deque[PeerId] = deque(maxlen=RECENT_PARTNERS)
 
     def waiting_for(self) -> tuple[PeerId, ...]:
         """The partner, or the one who was asked."""
@@ -112,7 +122,8 @@ class PairExchange(Exchange):
 
     def on_note(self, src: PeerId, note: Note, *, now_s: float) -> None:
         """Propose and Answer; the notes of other mixings are not for us."""
-        self._unreachable.discard(src)
+        if not self._hears(src, note):
+            return
         match note:
             case Propose():
                 self._on_propose(src, note, now_s)
@@ -130,7 +141,8 @@ class PairExchange(Exchange):
         self.phase = Phase.LANDING
         average = BlobRef("average", self.config.fragment, ref.exchange_id)
         self._do(Reduce(average, self._pair.own_tokens, is_shared=False))
-        self._do(Land(self.config.fragment, self.round, ref.exchange_id, 1))
+        terms = Terms(codec=self._pair.codec)
+        self._do(Land(self.config.fragment, self.round, ref.exchange_id, terms))
 
     def on_fetch_failed(self, src: PeerId, ref: BlobRef, *, is_alive: bool, now_s: float) -> None:
         """Ask a living partner again soon; give up one that does not answer."""
@@ -141,8 +153,7 @@ class PairExchange(Exchange):
         if is_alive and pair.tries < MAX_FETCH_TRIES:
             pair.retry_at_s = now_s + self.config.retry_s
             # Late, or not in this exchange at all: an answer may have been lost, or come too late.
-            fields = self.config.fragment, self.round, pair.own_tokens, pair.exchange_id
-            self._do(Send(src, Propose(*fields)))
+            self._do(Send(src, self._proposal(pair, begun=True)))
             return
         self._shunned.add(src, now_s=now_s)
         self._give_up("does not have it" if is_alive else "does not answer", now_s)
@@ -152,6 +163,7 @@ class PairExchange(Exchange):
         if self._pair:
             self._shunned.forgive(self._pair.partner)
             self._last_landed = self._pair.exchange_id
+            self._recent.append(self._pair.partner)
         self.round, self.anchor_digest = round, anchor_digest
         self.phase, self._pair = Phase.IDLE, None
 
@@ -193,6 +205,7 @@ class PairExchange(Exchange):
         oldest_s = now_s - SUITOR_LIFE * self.config.resend_s
         self._suitors = {peer: at_s for peer, at_s in self._suitors.items() if at_s >= oldest_s}
         newest_first = sorted(self._suitors, key=self._suitors.__getitem__, reverse=True)
+        newest_first.sort(key=self._recent.__contains__)
         self._candidates = [
             peer
             for peer in newest_first
@@ -213,8 +226,8 @@ class PairExchange(Exchange):
         order = partner_order(
             config.our_id, rest, run_id=config.run_id, fragment=config.fragment, round=self.round
         )
-        failed = self._failed_partners | self._unreachable
-        return sorted(order, key=lambda peer: peer in failed) if failed else list(order)
+        last = self._failed_partners | self._unreachable | {*self._recent}
+        return sorted(order, key=last.__contains__) if last else list(order)
 
     def _ask_next(self, now_s: float) -> None:
         if not self._candidates and not self._has_drawn:
@@ -225,10 +238,15 @@ class PairExchange(Exchange):
         self._ask_again_at_s = None
         partner = self._candidates.pop(0)
         exchange_id = self._last_question = self._new_exchange_id()
-        self._asked = _Pair(partner, exchange_id, self._tokens, 0, now_s + self.config.resend_s)
-        self._do(
-            Send(partner, Propose(self.config.fragment, self.round, self._tokens, exchange_id))
+        until_s = now_s + self.config.resend_s
+        self._asked = asked = _Pair(
+            partner, exchange_id, self._tokens, 0, until_s, self.wanted_codec
         )
+        self._do(Send(partner, self._proposal(asked)))
+
+    def _proposal(self, pair: _Pair, *, begun: bool = False) -> Propose:
+        fields = pair.own_tokens, pair.exchange_id, pair.codec, begun
+        return Propose(self.config.fragment, self.round, *fields)
 
     def _on_no(self, who: PeerId, now_s: float) -> None:
         """Most others are not READY; those who will be soon find us sooner than we them.
@@ -254,8 +272,9 @@ class PairExchange(Exchange):
         if note.exchange_id == self._last_landed:
             return  # we are through, and they can still fetch our contribution
         asked, pair = self._asked, self._pair
+        codec = note.codec if note.begun else max(note.codec, self.wanted_codec)
         if pair and (pair.partner, pair.exchange_id) == (src, note.exchange_id):
-            accepted = True  # our answer was lost or the note came twice
+            accepted, codec = True, pair.codec  # our answer was lost or the note came twice
         elif self.phase is not Phase.READY or self._is_refused(src, note, now_s):
             accepted = False
         elif asked and asked.partner == src:
@@ -266,11 +285,13 @@ class PairExchange(Exchange):
         else:
             # Whoever has not answered for so long is probably dead, and one who is here is better.
             accepted = asked is None or now_s >= asked.deadline_s - self.config.resend_s / 2
-        self._do(Send(src, Answer(self.config.fragment, note.exchange_id, accepted, self._tokens)))
+        answer = self.config.fragment, note.exchange_id, accepted, self._tokens, codec
+        self._do(Send(src, Answer(*answer)))
         if not accepted and not self._is_refused(src, note, now_s):
             self._remember(src, now_s)
         if accepted and self.phase is Phase.READY:
-            self._begin(_Pair(src, note.exchange_id, self._tokens, note.tokens, 0.0), now_s)
+            begun = _Pair(src, note.exchange_id, self._tokens, note.tokens, 0.0, codec)
+            self._begin(begun, now_s)
 
     def _remember(self, suitor: PeerId, now_s: float) -> None:
         """We shall ask this one first, when we can."""
@@ -296,15 +317,16 @@ class PairExchange(Exchange):
         if asked and (src, note.exchange_id) == (asked.partner, asked.exchange_id):
             self._asked = None
             if note.accepted and note.tokens > 0:
-                asked.tokens = note.tokens
+                asked.tokens, asked.codec = note.tokens, note.codec
                 self._begin(asked, now_s)
             else:
                 self._on_no(src, now_s)
         elif pair and (src, note.exchange_id) == (pair.partner, pair.exchange_id):
-            if note.accepted and note.tokens > 0:
+            if note.accepted and note.tokens > 0 and note.codec == pair.codec:
                 pair.tokens = note.tokens  # they may have begun later than we, with more
             elif self.phase is Phase.EXCHANGING:
-                self._give_up("is not in it", now_s)
+                other = note.accepted and note.codec != pair.codec
+                self._give_up("uses another codec" if other else "is not in it", now_s)
         elif note.accepted and note.exchange_id not in self._entered:
             # We have gone on without them: they need not wait for us.
             no = Answer(self.config.fragment, note.exchange_id, False, self._tokens)
@@ -325,7 +347,7 @@ class PairExchange(Exchange):
                 fragment=self.config.fragment,
                 round=self.round,
                 exchange_id=pair.exchange_id,
-                num_parts=1,
+                terms=Terms(codec=pair.codec),
                 members=(pair.partner,),
             )
         )
@@ -333,7 +355,7 @@ class PairExchange(Exchange):
 
     def _fetch(self, pair: _Pair) -> None:
         ref = BlobRef("part", self.config.fragment, pair.exchange_id)
-        self._do(Fetch(pair.partner, ref, 1, pair.tokens))
+        self._do(Fetch(pair.partner, ref, Terms(codec=pair.codec), pair.tokens))
 
     def _give_up(self, reason: str, now_s: float) -> None:
         if not self._pair:

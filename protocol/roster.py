@@ -1,8 +1,11 @@
-"""When a round's roster closes, and by whom: a pure decision with its reason."""
+"""When a round's roster closes, and by whom: a pure decision with its reason; and what is in it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from protocol.identity import PeerId
+from protocol.messages import Member, Ready, Roster
+from protocol.shares import fair_shares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,23 @@ def decide_roster(view: RosterView, *, now_s: float) -> RosterDecision:
         missing = view.num_live - len(view.order)
         return RosterDecision(False, f"grace for {missing} late peers", at_s)
     return RosterDecision(False, f"{view.order[0]} should close", at_s)
+
+
+def roster_of(ready: Mapping[PeerId, Ready], exchange_id: bytes) -> Roster:
+    """Returns the roster of all these peers, who are at the same round and anchor.
+
+    The parts accord with their upload rates; the codec is the cheapest that anybody needs.
+    """
+    peers = sorted(ready)
+    notes = [ready[peer] for peer in peers]
+    return Roster(
+        notes[0].fragment,
+        notes[0].round,
+        exchange_id,
+        tuple(Member(peer, note.tokens) for peer, note in zip(peers, notes, strict=True)),
+        fair_shares([note.up_bps for note in notes]),
+        max(note.codec for note in notes),
+    )
 
 
 def is_quorum(num: int, of: int, quorum_frac: float) -> bool:

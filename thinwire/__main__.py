@@ -7,6 +7,7 @@ import typer
 
 from bootstrap.cli import bootstrap, new
 from peer.cli.demo import demo
+from peer.cli.doctor import doctor
 from peer.cli.join import join
 from peer.cli.plan import plan
 from peer.cli.simulate import simulate
@@ -19,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (new, bootstrap, join, demo, simulate, plan):
+for command in (new, bootstrap, join, demo, simulate, plan, doctor):
     app.command()(command)
 
 

@@ -26,6 +26,13 @@ class WeightedMean:
         self._mean = torch.zeros(num_elements, dtype=torch.float32)
         self._total_weight = 0.0
 
+    @classmethod
+    def in_place(cls, vector: Tensor) -> "WeightedMean":
+        """Return a mean that is kept in `vector` `[n]`, whose values mean nothing any more."""
+        mean = cls(0)
+        mean._mean = vector
+        return mean
+
     @property
     def total_weight(self) -> float:
         """The sum of the weights so far."""

@@ -51,7 +51,8 @@ class Departure:
     """A contribution on its way.
 
     Attributes:
-        contribution: `[lanes * n]` fp32, what is to be encoded.
+        contribution: `[lanes * n]` fp32, what is to be encoded; empty if `Outer.contribution` is to
+            make it piece by piece.
         shift: `[n]`, to be added to the live parameters now; None but for ahead rules.
         before: `own` as it was, to return to if the contribution is lost.
     """
@@ -99,7 +100,7 @@ class Outer:
         return OuterCopy(anchor, self.rule.init_state(n), own)
 
     def depart(
-        self, copy: OuterCopy, theta: Tensor, *, share: float = 1.0
+        self, copy: OuterCopy, theta: Tensor, *, share: float = 1.0, piecewise: bool = False
     ) -> tuple[OuterCopy, Departure]:
         """Return the copy after the departure, and what departs.
 
@@ -107,7 +108,10 @@ class Outer:
             copy: The copy.
             theta: `[n]`, the live parameters.
             share: The expected weight of this replica in the average, see `AheadRule.ahead`.
+            piecewise: Leave the contribution out if it can be made piece by piece.
         """
+        if piecewise and self.feedback is None and not isinstance(self.rule, AheadRule):
+            return copy, Departure(torch.empty(0), None, copy.own)
         outgoing = self.rule.outgoing(copy.start, theta)
         own, shift = copy.own, None
         if isinstance(self.rule, AheadRule):
@@ -120,6 +124,26 @@ class Outer:
             owed = ErrorFeedback(own[RESIDUAL], self.feedback)
             contribution = owed.compensate(contribution)
         return replace(copy, own=own), Departure(contribution, shift, copy.own)
+
+    def contribution(
+        self, copy: OuterCopy, theta: Tensor, departure: Departure, start: int, stop: int
+    ) -> Tensor:
+        """Return the elements from `start` to `stop` of what departs, `[stop - start]`.
+
+        Args:
+            copy: The copy as it was before the departure.
+            theta: `[n]`, the live parameters that departed, unchanged.
+            departure: What `depart` returned.
+            start: In `[0, lanes * n]`.
+            stop: Not after `lanes * n`.
+        """
+        if departure.contribution.numel():
+            return departure.contribution[start:stop]
+        n, pieces = len(theta), []
+        for lane in range(start // n, -(-stop // n)):
+            piece = slice(max(start - lane * n, 0), min(stop - lane * n, n))
+            pieces.append(self.rule.outgoing(copy.anchor[piece], theta[piece])[lane])
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def deliver(self, copy: OuterCopy, departure: Departure, sent: Tensor) -> OuterCopy:
         """Return the copy whose residual is what the codec did not bring over.

@@ -43,7 +43,8 @@ class OuterRule(ABC):
     def outgoing(self, anchor: Tensor, theta: Tensor) -> Tensor:
         """Return this replica's contribution, a new tensor `[lanes, n]`.
 
-        By default it is `Theta - theta`, the pseudo-gradient.
+        By default it is `Theta - theta`, the pseudo-gradient. Element by element, whatever it is:
+        of a piece of the two it is that piece.
 
         Args:
             anchor: `[n]`, the parameters that the inner steps set out from.

@@ -12,13 +12,18 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from peer.config import PeerConfig, parse_listen
+from peer.config import PeerConfig, cap_of, parse_listen
 from peer.run_folder import read_ticket
 from protocol.errors import ConfigError
 from protocol.ticket import parse_ticket
 
 LONGEST_PATH = 250
 """A longer word is a ticket; file systems refuse to look for it."""
+
+Up = Annotated[
+    str | None, typer.Option(help="Send at most so many bit/s: 20M, or 20M,08:00-18:00=5M.")
+]
+Down = Annotated[str | None, typer.Option(help="Fetch at most so many bit/s; hours as with --up.")]
 
 
 def join(
@@ -43,6 +48,8 @@ def join(
     announce: Annotated[
         str | None, typer.Option(help="IP address that others reach this machine at.")
     ] = None,
+    up: Up = None,
+    down: Down = None,
     evaluate_every: Annotated[
         int, typer.Option(min=1, help="Rounds between two looks at the validation text.")
     ] = 5,
@@ -86,6 +93,8 @@ def join(
         listen_host=host,
         listen_port=port,
         announce_host=announce,
+        up=cap_of("--up", up),
+        down=cap_of("--down", down),
         evaluate_every_rounds=evaluate_every,
         evaluation_bytes=evaluation_bytes,
         checkpoint_every_s=checkpoint_every,

@@ -57,15 +57,16 @@ def line(status: PeerStatus) -> str:
         f"{len(status.members)} others",
         f"exchanges {status.exchanges_done} done {status.exchanges_failed} failed",
         f"up {format_bytes(status.sent_bytes)} down {format_bytes(status.received_bytes)}",
+        f"ways: {status.ways_words}" if status.ways_words else "",
         status.phase,
     ]
-    return " | ".join(parts)
+    return " | ".join(filter(None, parts))
 
 
 def _screen(status: PeerStatus, title: str, *, width: int) -> Panel:
     is_narrow = width < NARROW_COLUMNS
     table = Table.grid(padding=(0, 3))
-    rows = [
+    rows: list[tuple[tuple[str, str], ...]] = [
         (
             ("step", f"{status.step:,}" + (" (done)" if status.is_done else "")),
             ("tokens/s", f"{status.tokens_per_s:,.0f}"),
@@ -91,9 +92,11 @@ def _screen(status: PeerStatus, title: str, *, width: int) -> Panel:
             ("exchange work", f"{status.overhead_s:.1f} s, waited {status.waited_s:.1f} s"),
         ),
     ]
+    if status.ways_words:
+        rows.append((("ways", status.ways_words),))
     for pair in rows:
         cells = [Text(*cell) for name, value in pair for cell in ((name, "dim"), (value, ""))]
-        for row in (cells[:2], cells[2:]) if is_narrow else (cells,):
+        for row in filter(None, (cells[:2], cells[2:])) if is_narrow else (cells,):
             table.add_row(*row)
     notices = [Text(notice, style="yellow") for notice in status.notices[-3:]]
     now = Text.assemble(("now  ", "dim"), (status.phase, "bold"))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from peer.net.pace import NO_CAP, Cap
 from protocol.manifest import RunId
 
 GRPC_MAX_MESSAGE_BYTES = 4 << 20
@@ -26,10 +27,18 @@ class WireConfig:
     chunk_bytes: int = 256 * 1024
     max_message_bytes: int = 64 * 1024
     progress_s: float = 3.0
-    max_streams_per_peer: int = 8
+    max_streams_per_peer: int = 32
     num_fragments: int = 1
     max_peers: int = 128
     software: str = "thinwire"
+    relay_bps: float = 2e6
+    """What we pass on for one caller that cannot reach somebody else, in bit/s, and for all of them
+    together four times that: as much as a home's uplink can spare. 0 relays nothing."""
+    up: Cap = NO_CAP
+    down: Cap = NO_CAP
+    may_compress: bool = True
+    most_connections: int = 16
+    """To one partner, for bulk data; see `peer.net.width`."""
 
 
 def channel_options() -> list[tuple[str, int]]:

@@ -1,11 +1,10 @@
 """The shape of a Fetch on the wire: one request, then header, chunks and trailer.
 
-Every message of the answer is one tag byte and a body. Chunks are raw bytes, since wrapping them in
-protobuf would cost half as much again; the rest is protobuf. Each chunk but the last has exactly
-the run's chunk size. The trailer is required: gRPC shows a dead server as a normal end of stream.
+Header and trailer are protobuf. Chunks are raw bytes, since wrapping them in protobuf would cost
+half as much again, and nothing but their place says what they are: all that comes between the
+header and the last byte of the stripe. The trailer is required: gRPC shows a dead server as a
+normal end of stream. That nobody altered the bytes is TLS's to see to, so they carry no hash.
 """
-
-from typing import NewType
 
 from google.protobuf.message import DecodeError
 
@@ -23,31 +22,24 @@ BLOB_KINDS = frozenset({"part", "average", "state"})
 MAX_REQUEST_BYTES = 1024
 MAX_BLOB_BYTES = 1 << 48
 
-Tag = NewType("Tag", int)
-HEADER = Tag(ord("H"))
-CHUNK = Tag(ord("C"))
-TRAILER = Tag(ord("T"))
 
-
-def frame(tag: Tag, body: bytes | memoryview) -> bytes:
-    """Returns one message of the answer; the body is copied once."""
-    return b"".join((bytes((tag,)), body))
-
-
-def request_of(ref: BlobRef, *, offset: int = 0) -> bytes:
-    """Returns the request for a blob, from `offset` on."""
+def request_of(ref: BlobRef, *, offset: int = 0, length: int = 0) -> bytes:
+    """Returns the request for `length` bytes of a blob from `offset` on; 0 is all of them."""
     data: bytes = pb.FetchRequest(
         kind=ref.kind,
         fragment=ref.fragment,
         exchange_id=ref.exchange_id,
         part=ref.part,
         offset=offset,
+        length=length,
     ).SerializeToString()
     return data
 
 
-def parse_request(data: bytes, *, num_fragments: int, max_peers: int) -> tuple[BlobRef, int]:
-    """Returns the blob that is asked for, and the offset to begin at.
+def parse_request(
+    data: bytes, *, num_fragments: int, max_peers: int
+) -> tuple[BlobRef, int, int | None]:
+    """Returns the blob that is asked for, and where the stripe starts and stops (None: its end).
 
     Raises:
         LimitExceeded, MalformedMessage: no blob of our run can have this name.
@@ -62,7 +54,8 @@ def parse_request(data: bytes, *, num_fragments: int, max_peers: int) -> tuple[B
         raise LimitExceeded("a request for a fragment or part that the run does not have")
     if len(raw.exchange_id) not in (0, EXCHANGE_ID_BYTES):
         raise MalformedMessage(f"an exchange id of {len(raw.exchange_id)} bytes")
-    return BlobRef(raw.kind, raw.fragment, raw.exchange_id, raw.part), raw.offset
+    stop = raw.offset + raw.length if raw.length else None
+    return BlobRef(raw.kind, raw.fragment, raw.exchange_id, raw.part), raw.offset, stop
 
 
 def parse_header(message: bytes) -> pb.FetchHeader:
@@ -72,41 +65,26 @@ def parse_header(message: bytes) -> pb.FetchHeader:
         MalformedMessage: something else came.
     """
     raw = pb.FetchHeader()
-    _parse(raw, _body(message, HEADER, "header"), "a header")
+    _parse(raw, message, "a header")
     if raw.size_bytes > MAX_BLOB_BYTES or raw.round >= MAX_ROUND:
         raise MalformedMessage("a header beyond all reason")
     return raw
 
 
-def parse_trailer(message: bytes) -> pb.FetchTrailer:
-    """Returns the trailer that must come last.
+def parse_trailer(message: bytes) -> int:
+    """Returns the number of bytes that the trailer, which must come last, says were sent.
 
     Raises:
         MalformedMessage: something else came.
     """
     raw = pb.FetchTrailer()
-    _parse(raw, _body(message, TRAILER, "trailer"), "a trailer")
-    return raw
-
-
-def parse_chunk(message: bytes, *, size: int) -> memoryview:
-    """Returns the bytes of a chunk that must have `size` bytes.
-
-    Raises:
-        MalformedMessage: it has not, or something else came.
-    """
-    if len(message) != size + 1 or message[0] != CHUNK:
-        raise MalformedMessage(f"not a chunk of {size} bytes")
-    return memoryview(message)[1:]
-
-
-def _body(message: bytes, tag: Tag, what: str) -> bytes:
-    if not 1 <= len(message) <= MAX_REQUEST_BYTES or message[0] != tag:
-        raise MalformedMessage(f"a blob without its {what}")
-    return message[1:]
+    _parse(raw, message, "a trailer")
+    return raw.size_bytes
 
 
 def _parse(raw: pb.FetchRequest | pb.FetchHeader | pb.FetchTrailer, data: bytes, what: str) -> None:
+    if len(data) > MAX_REQUEST_BYTES:
+        raise MalformedMessage(f"not {what}: {len(data)} bytes")
     try:
         raw.ParseFromString(data)
     except DecodeError:

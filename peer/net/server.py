@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import logging
-from collections import Counter
-from typing import NoReturn, TypeAlias
+from collections.abc import Coroutine
+from typing import NoReturn, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
 
-from peer.net import frames, tls, transfer
+from peer.net import frames, tls
 from peer.net.admission import (
     PROOF_KEY,
     Admitted,
@@ -20,7 +20,12 @@ from peer.net.admission import (
 )
 from peer.net.config import WireConfig, channel_options
 from peer.net.counters import ByteCounters
+from peer.net.pace import Pace
+from peer.net.rates import LinkRates
+from peer.net.reach import Reach
 from peer.net.refusals import RefusalLog
+from peer.net.serving import Serving
+from peer.net.tunnel import PIECE_BYTES
 from peer.ports import Inbox
 from protocol.errors import ConfigError, NotAvailable, RemoteError, TransportError
 from protocol.identity import Identity, PeerId
@@ -30,6 +35,7 @@ from protocol.pb import thinwire_pb2 as pb
 logger = logging.getLogger(__name__)
 
 Context: TypeAlias = grpc.aio.ServicerContext
+Answer = TypeVar("Answer")
 
 
 class WireServer:
@@ -46,7 +52,10 @@ class WireServer:
         membership: Membership,
         inbox: Inbox,
         counters: ByteCounters,
+        rates: LinkRates,
+        pace: Pace,
     ) -> None:
+        self._identity = identity
         self._our_id = identity.peer_id
         self._config = config
         self._membership = membership
@@ -54,7 +63,7 @@ class WireServer:
         self._counters = counters
         self._admitted = Admitted()
         self._refusals = RefusalLog(logger)
-        self._num_streams: Counter[PeerId] = Counter()
+        self._serving = Serving(config, inbox, counters, self._refusals, rates=rates.up, pace=pace)
         self._server = grpc.aio.server(options=_server_options(config))
         handlers = {
             "Hello": grpc.unary_unary_rpc_method_handler(self._on_hello),
@@ -72,6 +81,33 @@ class WireServer:
             raise ConfigError(
                 f"cannot listen on {host}:{config.listen_port}: choose another host or port"
             ) from None
+
+    def attach(self, reach: Reach) -> None:
+        """Serves those who cannot be dialled, and is served by tunnels itself; before `start`."""
+
+        async def on_listen(request: bytes, context: Context) -> None:
+            src = await self._member(context)
+            await self._or_abort(context, src, reach.switchboard.on_listen(src, context))
+
+        async def on_tunnel(requests: object, context: Context) -> None:
+            src = await self._member(context)
+            await self._or_abort(context, src, reach.switchboard.on_tunnel(src, context))
+
+        async def on_dial_back(request: bytes, context: Context) -> bytes:
+            src = await self._member(context)
+            return await self._or_abort(
+                context, src, reach.dial_back.answer(src, request, caller=context.peer())
+            )
+
+        handlers = {
+            "Listen": grpc.unary_stream_rpc_method_handler(on_listen),
+            "Tunnel": grpc.stream_stream_rpc_method_handler(on_tunnel),
+            "DialBack": grpc.unary_unary_rpc_method_handler(on_dial_back),
+        }
+        generic = grpc.method_handlers_generic_handler(frames.SERVICE, handlers)
+        self._server.add_generic_rpc_handlers((generic,))
+        credentials = tls.server_credentials(self._identity)  # of which each port needs its own
+        self._server.add_secure_port(f"unix:{reach.server_path}", credentials)
 
     async def start(self) -> None:
         """Begins to listen."""
@@ -126,64 +162,26 @@ class WireServer:
 
     async def _on_fetch(self, request: bytes, context: Context) -> None:
         src = await self._member(context)
-        limit = self._config.max_streams_per_peer
-        if self._num_streams[src] >= limit:
-            self._refusals.refuse(src, "streams", f"more than {limit} fetches at once")
-            await transfer.send_refusal(context.write, f"more than {limit} fetches at once")
-            return
-        self._num_streams[src] += 1
-        try:
-            await self._serve(src, request, context)
-        finally:
-            self._num_streams[src] -= 1
-            if not self._num_streams[src]:
-                del self._num_streams[src]
 
-    async def _serve(self, src: PeerId, request: bytes, context: Context) -> None:
-        config = self._config
-        try:
-            ref, offset = frames.parse_request(
-                request, num_fragments=config.num_fragments, max_peers=config.max_peers
-            )
-        except RemoteError as error:
-            await self._refuse(context, src, error)
-
-        async def write(message: bytes) -> None:
+        async def write(message: bytes, num_bytes: int) -> None:
             await context.write(message)
-            if message[0] == frames.CHUNK:
-                self._counters.sent[ref.kind] += len(message) - 1
 
         try:
-            async with asyncio.timeout(config.progress_s):
-                blob = await self._inbox.blob(src, ref)
-            if offset > blob.data.nbytes:
-                raise NotAvailable(f"it has {blob.data.nbytes} bytes, not {offset}")
-        except NotAvailable as error:
-            await transfer.send_refusal(write, str(error))
+            await self._serving.serve(src, request, write)
             return
-        except TimeoutError:
-            await transfer.send_refusal(write, "it is not ready yet")
-            return
-        reason = ""
-        try:
-            await transfer.send_blob(
-                write,
-                blob,
-                offset=offset,
-                chunk_bytes=config.chunk_bytes,
-                progress_s=config.progress_s,
-            )
-        except TransportError as error:
-            reason = str(error)
         except asyncio.InvalidStateError:
             return  # the receiver hung up between two writes; there is nobody left to tell
-        if reason:
-            logger.info("stopped sending %s to %s: %s", ref.kind, src, reason)
-            # The status waits behind the unread chunk, in the stream's place, so a stalled reader
-            # blocks its own streams only. The blob is free from now on.
-            del blob
-            with contextlib.suppress(grpc.aio.InternalError):
-                await _abort(context, grpc.StatusCode.ABORTED, reason)
+        except NotAvailable as error:
+            code, reason = grpc.StatusCode.ABORTED, str(error)
+        except RemoteError as error:
+            await self._refuse(context, src, error)
+        except TransportError as error:
+            code, reason = grpc.StatusCode.ABORTED, str(error)
+        logger.info("stopped sending to %s: %s", src, reason)
+        # The status waits behind the unread chunk, in the stream's place, so a stalled reader
+        # blocks its own streams only. What was served is free from now on.
+        with contextlib.suppress(grpc.aio.InternalError):
+            await _abort(context, code, reason)
 
     async def _member(self, context: Context) -> PeerId:
         src = await self._proven(context)
@@ -202,6 +200,20 @@ class WireServer:
             code = grpc.StatusCode.UNAUTHENTICATED
             await _abort(context, code, f"your identity is not proven: {error}")
 
+    async def _or_abort(
+        self, context: Context, src: PeerId, answering: Coroutine[None, None, Answer]
+    ) -> Answer:
+        """Returns what `answering` does; ends the call as its error says."""
+        try:
+            return await answering
+        except RemoteError as error:
+            await self._refuse(context, src, error)
+        except TransportError as error:
+            reason = str(error)
+        with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.BaseError):  # they hung up
+            await _abort(context, grpc.StatusCode.ABORTED, reason)
+        raise asyncio.CancelledError
+
     async def _refuse(self, context: Context, src: PeerId, error: RemoteError) -> NoReturn:
         self._refusals.refuse(src, type(error).__name__, str(error))
         await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
@@ -216,7 +228,7 @@ def _server_options(config: WireConfig) -> list[tuple[str, int]]:
     return [
         *(option for option in channel_options() if "receive" not in option[0]),
         # Calls are small; what is over our own limit, but not by far, is refused with its name.
-        ("grpc.max_receive_message_length", 4 * config.max_message_bytes),
+        ("grpc.max_receive_message_length", max(4 * config.max_message_bytes, 2 * PIECE_BYTES)),
         ("grpc.so_reuseport", 0),  # else two peers could share a port, and half the calls
         ("grpc.max_concurrent_streams", config.max_streams_per_peer + 16),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),

@@ -1,16 +1,19 @@
 """The wire: notes and blobs over gRPC, to and from peers whose identity is proven."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from typing import NoReturn
 
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from peer.net import frames, transfer
+from peer.net import frames
 from peer.net.admission import Membership, Welcome
+from peer.net.bundle import Bundle
 from peer.net.config import WireConfig
 from peer.net.counters import ByteCounters
+from peer.net.download import Download
 from peer.net.link import (
     CALL_ERRORS,
     Addresses,
@@ -20,9 +23,15 @@ from peer.net.link import (
     NotIntroduced,
     error_from,
 )
+from peer.net.pace import Pace
+from peer.net.rates import LinkRates
+from peer.net.reach import Reach
 from peer.net.refusals import readable
 from peer.net.server import WireServer
-from peer.ports import Blob, Inbox
+from peer.net.transfer import Manner, Stripe, receive_stripe
+from peer.net.ways import WAYS
+from peer.net.width import Width
+from peer.ports import Inbox, Sink
 from protocol.errors import MalformedMessage, NotAvailable, RemoteError, TransportError
 from protocol.identity import Identity, PeerId
 from protocol.machine import BlobRef
@@ -31,6 +40,10 @@ from protocol.messages import Note, note_to_bytes
 from protocol.pb import thinwire_pb2 as pb
 
 _MAX_REPLY_BYTES = 1024
+CAPPED_FRAC = 0.8
+"""A goodput of so much of our cap is limited by it."""
+SMALL_BYTES = 64 * 1024
+"""Blobs up to this go over the connection that notes use."""
 
 
 class GrpcWire:
@@ -38,12 +51,17 @@ class GrpcWire:
 
     Attributes:
         counters: payload bytes up and down, by kind.
+        rates: what our link was seen to carry.
+        reach: how we are reached, and reach others, when dialling is of no use.
     """
 
     def __init__(
         self, identity: Identity, config: WireConfig, *, inbox: Inbox, addresses: Addresses
     ) -> None:
         self.counters = ByteCounters()
+        self._up, self._down = Pace(config.up), Pace(config.down)
+        self.rates = LinkRates(up_cap_bps=lambda: self._up.bps, down_cap_bps=lambda: self._down.bps)
+        self._widths: dict[PeerId, Width] = {}
         self._identity = identity
         self._config = config
         self._addresses = addresses
@@ -54,6 +72,10 @@ class GrpcWire:
             signature=config.manifest_signature,
         )
         self._links: dict[PeerId, Link] = {}
+        self._bundles: dict[PeerId, Bundle] = {}
+        self._received_bytes: Counter[PeerId] = Counter()
+        self._busy: dict[PeerId, Counter[int]] = {}
+        """Of each partner, the transfers on each connection."""
         self._is_closed = False
         self._server = WireServer(
             identity,
@@ -61,7 +83,19 @@ class GrpcWire:
             membership=self._membership,
             inbox=inbox,
             counters=self.counters,
+            rates=self.rates,
+            pace=self._up,
         )
+        self.reach = Reach(
+            identity,
+            config,
+            membership=self._membership,
+            link=self._link,
+            addresses=addresses,
+            counters=self.counters,
+            up=self._up,
+        )
+        self._server.attach(self.reach)
 
     @classmethod
     async def start(
@@ -86,6 +120,17 @@ class GrpcWire:
     def listen_port(self) -> int:
         """The TCP port that others can dial."""
         return self._server.listen_port
+
+    @property
+    def up_bps(self) -> float:
+        """What our uploads can carry; see `peer.ports.Wire`."""
+        return self.rates.up_bps
+
+    @property
+    def ways(self) -> dict[str, int]:
+        """How many peers we are connected to, by the way."""
+        used = Counter(link.way for link in self._links.values())
+        return {way: used[way] for way in WAYS if used[way]}
 
     async def hello(self, peer_id: PeerId, address: str | None = None) -> Welcome:
         """Says Hello to a peer, at `address` or wherever it is known to be.
@@ -112,35 +157,61 @@ class GrpcWire:
         if not reply.taken:
             raise RemoteError(f"{dst} refuses our note: {readable(reply.reason)}")
 
-    async def fetch(self, src: PeerId, ref: BlobRef, *, max_bytes: int) -> Blob:
-        """Gets a whole blob, in chunks; see `peer.ports.Wire`.
+    async def fetch(self, src: PeerId, ref: BlobRef, sink: Sink) -> None:
+        """Gets what is missing of a blob; see `peer.ports.Wire`.
 
         Raises:
-            LimitExceeded: it is larger than `max_bytes`; nothing was allocated.
+            LimitExceeded, MalformedMessage: it has another size, or what the sink refuses.
             NotAvailable: they do not have it.
-            MalformedMessage: count or hash did not fit.
             TransportError: it broke off, or made no progress.
         """
-        link = self._link(src)
-        async with link.streams:
-            try:
-                return await self._fetch(link, ref, max_bytes)
-            except _NotAdmitted:
-                return await self._fetch(link, ref, max_bytes)
+        link, received_bytes = self._link(src), self._received_bytes
+        busy = self._busy.setdefault(src, Counter())
+
+        async def fetch_stripe(stripe: Stripe, connection: int) -> None:
+            async with link.streams:
+                busy[connection] += 1
+                try:
+                    await self._fetch(link, ref, sink, stripe, connection)
+                except _NotAdmitted:
+                    await self._fetch(link, ref, sink, stripe, connection)
+                finally:
+                    busy[connection] -= 1
+
+        width = self._widths.setdefault(src, Width(self._config.most_connections))
+        download = Download(
+            sink,
+            fetch_stripe,
+            width,
+            received_bytes=lambda: received_bytes[src],
+            num_connections=lambda: len(+busy),
+            is_capped=lambda goodput_bps: goodput_bps > CAPPED_FRAC * self._down.bps,
+        )
+        await download.run()
 
     async def forget(self, peer_id: PeerId) -> None:
         """Closes the channel to a peer; it must also say Hello again before it is served."""
         self._server.forget(peer_id)
+        self._received_bytes.pop(peer_id, None)
+        self._busy.pop(peer_id, None)
+        self._widths.pop(peer_id, None)
+        if bundle := self._bundles.pop(peer_id, None):
+            await bundle.close()
         link = self._links.pop(peer_id, None)
         if link is not None:
             await link.close()
+        await self.reach.forget(peer_id)
 
     async def close(self) -> None:
         """Stops listening and drops all connections."""
         self._is_closed = True
+        await self.reach.close()
         links, self._links = self._links, {}
+        bundles, self._bundles = self._bundles, {}
         async with asyncio.TaskGroup() as group:
             group.create_task(self._server.close())
+            for bundle in bundles.values():
+                group.create_task(bundle.close())
             for link in links.values():
                 group.create_task(link.close())
 
@@ -157,6 +228,7 @@ class GrpcWire:
                 counters=self.counters,
                 software=self._config.software,
                 max_streams=self._config.max_streams_per_peer,
+                tunnels=self.reach.doors,
             )
         return link
 
@@ -178,33 +250,49 @@ class GrpcWire:
             raise MalformedMessage("not an answer to a note") from None
         return reply
 
-    async def _fetch(self, link: Link, ref: BlobRef, max_bytes: int) -> Blob:
-        channel = await link.channel()
-        progress_s = self._config.progress_s
-        call = channel.unary_stream(frames.FETCH)(frames.request_of(ref))
+    async def _fetch(
+        self, link: Link, ref: BlobRef, sink: Sink, stripe: Stripe, connection: int
+    ) -> None:
+        if sink.size_bytes <= SMALL_BYTES:
+            channel = await link.channel()
+        else:  # notes must not wait behind it
+            channel = await self._bundle(link).channel(connection)
+        progress_s, src = self._config.progress_s, link.peer_id
+        loop = asyncio.get_running_loop()
+        request = frames.request_of(ref, offset=stripe.at, length=stripe.stop - stripe.at)
+        call = channel.unary_stream(frames.FETCH)(request)
+        has_begun = False
 
         async def read() -> bytes | None:
+            nonlocal has_begun
             message = await call.read()
             if message is grpc.aio.EOF:
                 return None
             data: bytes = message
-            if data and data[0] == frames.CHUNK:
-                self.counters.received[ref.kind] += len(data) - 1
+            if not has_begun:  # not before: it may have been in the making
+                has_begun = True
+                self.rates.down.began(src, loop.time())
+            if len(data) > frames.MAX_REQUEST_BYTES:  # neither header nor trailer
+                self.counters.received[ref.kind] += len(data)
+                self._received_bytes[src] += len(data)
+                self.rates.down.on_bytes(src, len(data), loop.time())
             return data
 
+        manner = Manner(
+            chunk_bytes=self._config.chunk_bytes, progress_s=progress_s, pace=self._down
+        )
         try:
-            return await transfer.receive_blob(
-                read,
-                max_bytes=max_bytes,
-                chunk_bytes=self._config.chunk_bytes,
-                progress_s=progress_s,
-                # It may be in the making at the sender for one, and then has to travel.
-                header_s=2 * progress_s,
-            )
+            # It may be in the making at the sender for progress_s, and then has to travel.
+            await receive_stripe(read, sink, stripe, manner, header_s=2 * progress_s)
         except CALL_ERRORS as error:
             await _failed(link, channel, error, progress_s)
         finally:
+            if has_begun:
+                self.rates.down.ended(src, loop.time())
             call.cancel()  # of no effect on a call that ended well
+
+    def _bundle(self, link: Link) -> Bundle:
+        return self._bundles.setdefault(link.peer_id, Bundle(link))
 
 
 async def fetch_manifest(

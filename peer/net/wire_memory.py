@@ -1,14 +1,26 @@
 """A wire in one process: the same messages and limits, without sockets. For tests."""
 
 import asyncio
+import logging
+from typing import TypeAlias
 
 from peer.net import frames
 from peer.net.config import WireConfig
-from peer.ports import Blob, Inbox
-from protocol.errors import LimitExceeded, RemoteError, RunMismatch, TransportError
+from peer.net.counters import ByteCounters
+from peer.net.pace import NO_CAP, Pace
+from peer.net.rates import LinkRates
+from peer.net.refusals import RefusalLog
+from peer.net.serving import Serving
+from peer.net.transfer import Manner, Stripe, receive_stripe
+from peer.ports import Inbox, Sink
+from protocol.errors import RemoteError, RunMismatch, TransportError
 from protocol.identity import PeerId
 from protocol.machine import BlobRef
 from protocol.messages import Note, note_to_bytes, parse_note
+
+logger = logging.getLogger(__name__)
+
+_Messages: TypeAlias = "asyncio.Queue[bytes | None]"
 
 
 class MemoryNetwork:
@@ -28,6 +40,14 @@ class MemoryWire:
         self._peer_id = peer_id
         self._config = config
         self._inbox = inbox
+        self._serving = Serving(
+            config,
+            inbox,
+            ByteCounters(),
+            RefusalLog(logger),
+            rates=LinkRates().up,
+            pace=Pace(NO_CAP),
+        )
         network.wires[peer_id] = self
 
     async def send(self, dst: PeerId, note: Note) -> None:
@@ -50,30 +70,43 @@ class MemoryWire:
             raise RemoteError(f"{dst} refuses our note: {error}") from None
         their._inbox.on_note(self._peer_id, parsed)
 
-    async def fetch(self, src: PeerId, ref: BlobRef, *, max_bytes: int) -> Blob:
-        """Gets a whole blob; see `peer.ports.Wire`.
+    @property
+    def up_bps(self) -> float:
+        """Returns 0: memory has no rate."""
+        return 0.0
+
+    async def fetch(self, src: PeerId, ref: BlobRef, sink: Sink) -> None:
+        """Gets what is missing of a blob; see `peer.ports.Wire`.
 
         Raises:
-            LimitExceeded: it is larger than `max_bytes`.
+            LimitExceeded: it is larger than the sink.
             NotAvailable: they do not have it.
             TransportError: nobody is there.
         """
         their = self._reach(src)
-        ref, _ = frames.parse_request(
+        ref, _, _ = frames.parse_request(
             frames.request_of(ref),
             num_fragments=their._config.num_fragments,
             max_peers=their._config.max_peers,
         )
-        try:
-            async with asyncio.timeout(self._config.progress_s):
-                blob = await their._inbox.blob(self._peer_id, ref)
-        except TimeoutError:
-            raise TransportError(f"no progress for {self._config.progress_s:g} s") from None
-        if blob.data.nbytes > max_bytes:
-            raise LimitExceeded(
-                f"a blob of {blob.data.nbytes} bytes, at most {max_bytes} are allowed"
+        for start, stop in sink.missing():
+            messages: asyncio.Queue[bytes | None] = asyncio.Queue(1)
+            request = frames.request_of(ref, offset=start, length=stop - start)
+            manner = Manner(
+                chunk_bytes=self._config.chunk_bytes, progress_s=self._config.progress_s
             )
-        return Blob(memoryview(bytes(blob.data)), round=blob.round)
+
+            async def write(message: bytes, num_bytes: int, messages: _Messages = messages) -> None:
+                await messages.put(message)
+
+            serving = asyncio.create_task(their._serving.serve(self._peer_id, request, write))
+            try:
+                header_s = 2 * manner.progress_s
+                stripe = Stripe(start, stop)
+                await receive_stripe(messages.get, sink, stripe, manner, header_s=header_s)
+            finally:
+                serving.cancel()
+                await asyncio.gather(serving, return_exceptions=True)
 
     async def close(self) -> None:
         """Leaves the network."""

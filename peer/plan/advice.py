@@ -25,6 +25,7 @@ FRAGMENTS = (3, 6, 12)
 CODECS = {
     ("all", False): ("fp32", "bf16", "int8", "int4"),
     ("pairs", True): ("fp32", "bf16", "mod8", "mod4"),
+    ("groups", True): ("fp32", "bf16", "mod8", "mod4"),
 }
 """By mixing, and whether the rule sends parameters."""
 MARGIN = 2.0

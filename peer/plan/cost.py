@@ -133,7 +133,7 @@ def family_of(method: Method) -> str:
     if isinstance(method.outer.rule, CO2):
         return "co2"
     is_whole = method.schedule.num_fragments == 1
-    if method.mixing == "pairs":
+    if method.mixing != "all":
         return "noloco" if is_whole and not method.codec.name.startswith("mod") else "gossip-stream"
     if method.codec.name == "topk":
         return "sparseloco"

@@ -10,15 +10,18 @@ is too thin costs loss (`peer.plan.cost`), not time; what it would cost a traine
 
     pairs   up = down = c                        all   up = down = (n - 1) / n (c + a)
 
-With `all` each member averages one part of n: it sends the other parts of its own contribution,
-and its average to n - 1 others (`protocol.group_exchange`). Frames are those of the run's codec.
-What this predicts is held against the simulator in tests/sim/test_plan_agrees.py.
+With `groups` it is as with `all`, n being the members of a group. With `all` each member averages
+one part of n: it sends the other parts of its own contribution, and its average to n - 1 others
+(`protocol.group_exchange`). Frames are those of the run's codec, and short ones: they follow each
+other in grains (`optim.codec.grains`). What this predicts is held against the simulator in
+tests/sim/test_plan_agrees.py.
 """
 
 import math
 from dataclasses import dataclass
 
 from optim.codec.codec import Codec
+from optim.codec.grains import Grains, grain_elements
 from optim.method import Method
 from optim.outer.rule import AheadRule
 from peer.plan.memory import Memory, memory_of
@@ -35,8 +38,8 @@ LOST_S_PER_PARAM = 3.2e-9
 parameters, 15 ms with 5M; docs/results.md, "Does the network slow the trainer?"."""
 MOST_MEMBERS = 256
 """The largest `limits.max_peers` that a manifest may have; a roster has no more."""
-TRIPS = {"all": 3.0, "pairs": 2.0}
-"""Round trips that no byte fills: ready and roster, or question and answer, and one a fetch."""
+TRIPS = {"all": 3.0, "pairs": 2.0, "groups": 3.5}
+"""Round trips that no byte fills: ready or question and answer, roster, and one a fetch."""
 TURN_STEPS = 1.0
 """A trainer hears of a landing between two steps."""
 _ASPECT = 85
@@ -158,8 +161,9 @@ def estimate(method: Method, workload: Workload, link: Link, peers: int) -> Esti
     """
     _require_peers(method, peers)
     sizes = fragment_elements(method, workload)
-    each_way = [_bytes_each_way(method, size, peers) for size in sizes]
-    partners = peers - 1 if method.mixing == "all" else 1
+    members = _members(method, peers)
+    each_way = [_bytes_each_way(method, size, members) for size in sizes]
+    partners = members - 1
     rate_bps = link.rate_bps(partners)
     bits_s = 8 * (1 + CHUNK_OVERHEAD_FRAC)
     total_s, largest_s = bits_s * sum(each_way) / rate_bps, bits_s * max(each_way) / rate_bps
@@ -181,10 +185,10 @@ def estimate(method: Method, workload: Workload, link: Link, peers: int) -> Esti
         delay_steps=max(float(method.schedule.overlap_steps), span_steps),
         step_s=step_s,
         trainer_frac=interval_s / (interval_s + LOST_S_PER_PARAM * num_params),
-        memory=memory_of(method, sizes, peers),
+        memory=memory_of(method, sizes, members),
         join_bytes=join_bytes,
         join_s=bits_s * join_bytes / link.rate_bps(1),
-        least_progress_s=8 * _chunk_bytes(method, max(sizes), peers) * num_streams / rate_bps,
+        least_progress_s=8 * _chunk_bytes(method, max(sizes), members) * num_streams / rate_bps,
     )
 
 
@@ -205,7 +209,7 @@ def blocking_frac(method: Method, workload: Workload, link: Link, peers: int) ->
         fragment_layers=math.ceil(workload.layers / fragments),
         overlap_steps=method.schedule.overlap_steps,
     )
-    rate_bps = link.rate_bps(peers - 1 if method.mixing == "all" else 1)
+    rate_bps = link.rate_bps(_members(method, peers) - 1)
     latency_s = TRIPS[method.mixing] * link.rtt_s
     return utilisation(
         workload, exchange, rate_bps / (1 + CHUNK_OVERHEAD_FRAC), latency_s=latency_s
@@ -252,26 +256,35 @@ def _require_peers(method: Method, peers: int) -> None:
         )
 
 
-def _bytes_each_way(method: Method, num_elements: int, peers: int) -> float:
+def _members(method: Method, peers: int) -> int:
+    """Return how many take part in one exchange."""
+    return {"all": peers, "pairs": 2, "groups": min(method.group_size, peers)}[method.mixing]
+
+
+def _bytes_each_way(method: Method, num_elements: int, members: int) -> float:
     # With `all` a part differs by one value from peer to peer; this is the mean.
     total = method.outer.rule.lanes * num_elements
     if method.mixing == "pairs":
-        return float(method.codec.frame_bytes(total))
-    average = method.codec.for_average(peers)
-    part, num_longer = divmod(total, peers)
+        return float(_grains(method.codec, total).size_bytes)
+    average = method.codec.for_average(members)
+    part, num_longer = divmod(total, members)
 
     def parts(codec: Codec) -> int:
-        longer = codec.frame_bytes(part + 1) if num_longer else 0
-        return num_longer * longer + (peers - num_longer) * codec.frame_bytes(part)
+        longer, shorter = (_grains(codec, size).size_bytes for size in (part + 1, part))
+        return num_longer * longer + (members - num_longer) * shorter
 
-    return (peers - 1) / peers * (parts(method.codec) + parts(average))
+    return (members - 1) / members * (parts(method.codec) + parts(average))
 
 
-def _chunk_bytes(method: Method, num_elements: int, peers: int) -> int:
-    num_parts = peers if method.mixing == "all" else 1
+def _chunk_bytes(method: Method, num_elements: int, members: int) -> int:
+    num_parts = 1 if method.mixing == "pairs" else members
     part = math.ceil(method.outer.rule.lanes * num_elements / num_parts)
-    codecs = method.codec, method.codec.for_average(peers)
-    return min(LimitSpec().chunk_bytes, max(codec.frame_bytes(part) for codec in codecs))
+    codecs = method.codec, method.codec.for_average(members)
+    return max(_grains(codec, part).grain_bytes for codec in codecs)
+
+
+def _grains(codec: Codec, num_elements: int) -> Grains:
+    return Grains(codec, num_elements, grain_elements(codec, LimitSpec().chunk_bytes))
 
 
 def _interval_steps(method: Method, span_steps: float) -> float:

@@ -24,8 +24,8 @@ class Memory(NamedTuple):
         return self.peak + self.shared
 
 
-def memory_of(method: Method, sizes: list[int], peers: int) -> Memory:
-    """Return the host memory that the outer side takes.
+def memory_of(method: Method, sizes: list[int], members: int) -> Memory:
+    """Return the host memory that the outer side takes, with so many members in an exchange.
 
     Counted are the fp32 vectors and frames that `peer.mixing` holds when the largest fragment
     lands. For the presets that gives what benchmarks.memory has measured (docs/results.md, "Memory
@@ -34,14 +34,14 @@ def memory_of(method: Method, sizes: list[int], peers: int) -> Memory:
     first = method.outer.first(torch.zeros(1))
     kept = 1 + len(first.state) + len(first.own)
     landing = kept + 2.0  # the new copy beside the old one, the average, and room to compute
-    landing += 1.0 if method.mixing == "pairs" else 0.0  # what partners' parameters lie near
+    landing += 1.0 if method.mixing != "all" else 0.0  # what partners' parameters lie near
     landing += 2.0 if method.outer.feedback is not None else 0.0  # what was to be sent, and was
     landing += (
         2.0 if isinstance(method.outer.rule, AheadRule) else 0.0
     )  # the shift, and the way back
     n = sum(sizes)
     frames = sum(method.codec.frame_bytes(method.outer.rule.lanes * size) for size in sizes)
-    if method.mixing == "all":  # for late peers also those of the exchange before
-        codec = method.codec.for_average(peers)
+    if method.mixing != "pairs":  # for late peers also those of the exchange before
+        codec = method.codec.for_average(members)
         frames += sum(2 * codec.frame_bytes(method.outer.rule.lanes * size) for size in sizes)
     return Memory(4.0 * kept * n, 4.0 * (kept * n + landing * max(sizes)) + frames, 8.0 * n)

@@ -138,7 +138,7 @@ class CrowdBlobs:
         elif ref.kind == "part" and asker.peer_id not in self._members:
             self._refuse(asker, effect)
         else:
-            num_bytes = crowd.spec.part_bytes / effect.num_parts * BULK_FACTOR
+            num_bytes = crowd.spec.part_bytes * _share(effect) * BULK_FACTOR
             asker.tally.bulk_bytes += num_bytes
             arrive = partial(asker.blobs._arrive, effect, self.value)
             crowd.network.chunk(our_id, asker.peer_id, num_bytes, arrive, left=_nothing)
@@ -158,6 +158,10 @@ class CrowdBlobs:
         crowd, our_id = self._peer.crowd, self._peer.peer_id
         refused = partial(asker.blobs._failed, effect, is_alive=True)
         crowd.network.note(our_id, asker.peer_id, REQUEST_BYTES, refused)
+
+
+def _share(effect: Fetch) -> float:
+    return effect.terms.shares[effect.ref.part] / sum(effect.terms.shares)
 
 
 def _nothing() -> None:

@@ -132,6 +132,11 @@ def _check_count(num_peers: int, manifest: Manifest) -> None:
         raise ConfigError(
             f"groups[0].count: at level sizes there are 2 to {MOST_PEERS:,} peers, not {num_peers}"
         )
+    if manifest.method.mixing == "groups":
+        raise ConfigError(
+            "run.method.mixing: at level sizes peers mix in pairs or all together; write one of "
+            "these, or leave level out"
+        )
     if manifest.method.mixing == "all" and num_peers > manifest.limits.max_peers:
         raise ConfigError(
             f"groups[0].count: {num_peers:,} peers cannot average all together, at most "

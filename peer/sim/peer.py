@@ -15,7 +15,7 @@ from peer.sim.ledger import Ledger
 from peer.sim.loop import host_context
 from peer.sim.network import LinkSpec, VirtualHost, log_normal
 from peer.sim.trainer import SimTrainer
-from peer.sim.wire import SimWire
+from peer.sim.wire import SimWire, scaled_chunk_bytes
 from peer.status import PeerStatus
 from protocol.identity import PeerId
 from protocol.rooms import Rooms
@@ -77,7 +77,14 @@ class SimPeer:
         task = self._swarm.task
         method = method_of_run(task.manifest)
         self.mixing = Mixing(
-            task.layout, method.outer, method.codec, task.anchor(), our_id=self.peer_id
+            task.layout,
+            method.outer,
+            method.codecs,
+            task.anchor(),
+            our_id=self.peer_id,
+            grain_bytes=scaled_chunk_bytes(
+                task.manifest.limits.chunk_bytes, self._swarm.internet.byte_scale
+            ),
         )
         self.learner = task.learner(self.peer_id)
 

@@ -6,20 +6,30 @@ What travels is what travels over gRPC, byte for byte, through the same gates (`
 
 import asyncio
 import contextvars
+import logging
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
-from peer.net import frames, transfer
+from peer.net import frames
 from peer.net.config import DIAL_S, WireConfig
+from peer.net.counters import ByteCounters
 from peer.net.link import BACKOFF_S
-from peer.ports import Blob, Inbox
+from peer.net.pace import NO_CAP, Pace
+from peer.net.rates import LinkRates
+from peer.net.refusals import RefusalLog
+from peer.net.serving import Serving
+from peer.net.transfer import Manner, Stripe, receive_stripe
+from peer.ports import Inbox, Sink
 from peer.sim.loop import VirtualLoop
 from peer.sim.network import Flow, VirtualHost, VirtualNetwork
 from protocol.errors import NotAvailable, RemoteError, TransportError
 from protocol.identity import PeerId
 from protocol.machine import BlobRef
 from protocol.messages import Note, note_to_bytes, parse_note
+
+logger = logging.getLogger(__name__)
 
 NOTE_OVERHEAD_BYTES = 150.0
 """HTTP/2, TLS and acknowledgements of one small message; see docs/results.md."""
@@ -93,9 +103,17 @@ class SimWire:
         self._streams: defaultdict[PeerId, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(config.max_streams_per_peer)
         )
-        self._num_served: defaultdict[PeerId, int] = defaultdict(int)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._serving: dict[_Stream, None] = {}
+        self._streaming: dict[_Stream, None] = {}
+        self._rates = LinkRates()
+        self._serving = Serving(
+            replace(config, chunk_bytes=self.chunk_bytes, may_compress=False),
+            inbox,
+            ByteCounters(),
+            RefusalLog(logger),
+            rates=self._rates.up,
+            pace=Pace(NO_CAP),
+        )
         self._is_closed = False
         internet.wires[self._our_id] = self
 
@@ -115,32 +133,37 @@ class SimWire:
         if reason:
             raise RemoteError(f"{dst} refuses our note: {reason}")
 
-    async def fetch(self, src: PeerId, ref: BlobRef, *, max_bytes: int) -> Blob:
-        """Gets a whole blob; see `peer.ports.Wire`.
+    async def fetch(self, src: PeerId, ref: BlobRef, sink: Sink) -> None:
+        """Gets what is missing of a blob, over one connection; see `peer.ports.Wire`.
 
         Raises:
             LimitExceeded, NotAvailable, MalformedMessage, TransportError: as there.
         """
-        config = self._config
+        missing = sink.missing()
         async with self._streams[src]:
-            their = await self._connect(src)
-            stream = _Stream(their, self)
-            request = frames.request_of(ref)
-            self._say(their, len(request), lambda: their._on_fetch(self, request, stream))
-            try:
-                return await transfer.receive_blob(
-                    stream.read,
-                    max_bytes=max_bytes,
-                    chunk_bytes=self.chunk_bytes,
-                    progress_s=config.progress_s,
-                    header_s=2 * config.progress_s,
-                )
-            except TransportError:
-                if not self._still_reaches(their):
-                    self._connections.pop(src, None)
-                raise
-            finally:
-                stream.is_closed = True
+            for start, stop in missing:
+                await self._fetch(src, ref, sink, Stripe(start, stop))
+
+    async def _fetch(self, src: PeerId, ref: BlobRef, sink: Sink, stripe: Stripe) -> None:
+        their = await self._connect(src)
+        stream = _Stream(their, self)
+        request = frames.request_of(ref, offset=stripe.start, length=stripe.stop - stripe.start)
+        self._say(their, len(request), lambda: their._on_fetch(self, request, stream))
+        manner = Manner(chunk_bytes=self.chunk_bytes, progress_s=self._config.progress_s)
+        try:
+            header_s = 2 * manner.progress_s
+            await receive_stripe(stream.read, sink, stripe, manner, header_s=header_s)
+        except TransportError:
+            if not self._still_reaches(their):
+                self._connections.pop(src, None)
+            raise
+        finally:
+            stream.is_closed = True
+
+    @property
+    def up_bps(self) -> float:
+        """What our link was seen to carry; see `peer.ports.Wire`."""
+        return self._rates.up_bps * self._internet.byte_scale
 
     @property
     def chunk_bytes(self) -> int:
@@ -149,7 +172,7 @@ class SimWire:
 
     def die(self) -> None:
         """Our process ends; unless the machine is gone with it, that breaks our streams off."""
-        for stream in () if self._host.is_silent else tuple(self._serving):
+        for stream in () if self._host.is_silent else tuple(self._streaming):
             stream.break_off()
 
     async def close(self) -> None:
@@ -184,41 +207,15 @@ class SimWire:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, src: PeerId, request: bytes, stream: "_Stream") -> None:
-        self._num_served[src] += 1
-        self._serving[stream] = None
+        self._streaming[stream] = None
         try:
-            refusal = await self._give(src, request, stream)
-            if refusal:
-                await transfer.send_refusal(stream.write, refusal)
+            await self._serving.serve(src, request, stream.write)
+        except NotAvailable:
+            stream.break_off()
         except (TransportError, asyncio.InvalidStateError):
             pass  # the receiver stalled or hung up; it knows
         finally:
-            self._num_served[src] -= 1
-            del self._serving[stream]
-
-    async def _give(self, src: PeerId, request: bytes, stream: "_Stream") -> str:
-        """Sends what was asked for, or returns why not."""
-        config = self._config
-        if self._num_served[src] > config.max_streams_per_peer:
-            return f"more than {config.max_streams_per_peer} fetches at once"
-        ref, offset = frames.parse_request(
-            request, num_fragments=config.num_fragments, max_peers=config.max_peers
-        )
-        try:
-            async with asyncio.timeout(config.progress_s):
-                blob = await self._inbox.blob(src, ref)
-        except NotAvailable as error:
-            return str(error)
-        except TimeoutError:
-            return "it is not ready yet"
-        await transfer.send_blob(
-            stream.write,
-            blob,
-            offset=offset,
-            chunk_bytes=self.chunk_bytes,
-            progress_s=config.progress_s,
-        )
-        return ""
+            del self._streaming[stream]
 
     # ---- connections
 
@@ -328,8 +325,8 @@ class _Stream:
         self._flow = Flow()
         self._arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
 
-    async def write(self, message: bytes) -> None:
-        """Sends a message; returns when there is room for the next.
+    async def write(self, message: bytes, num_bytes: int) -> None:
+        """Sends a message, of which so many bytes weigh as bulk data do; see `transfer.Write`.
 
         Raises:
             asyncio.InvalidStateError: the client hung up.
@@ -339,17 +336,19 @@ class _Stream:
         server, client, network = self._server, self._client, self._server._network
         loop = server._internet.loop
         has_left: asyncio.Future[None] = loop.create_future()
-        message = self._weathered(bytes(message))
-        is_chunk = message[0] == frames.CHUNK
-        scale = server._internet.byte_scale if is_chunk else 1.0
-        if is_chunk:
-            server.payload_sent_bytes += len(message) * scale
-            client.payload_received_bytes += len(message) * scale
+        arrived: bytes | None = message
+        scale = 1.0
+        if num_bytes:
+            scale = server._internet.byte_scale
+            server.payload_sent_bytes += num_bytes * scale
+            client.payload_received_bytes += num_bytes * scale
+            if self._is_altered():
+                arrived = None
         network.chunk(
             server._our_id,
             client._our_id,
             len(message) * scale * (1 + CHUNK_OVERHEAD_FRAC),
-            lambda: client._run(lambda: self._arrived.put_nowait(message)),
+            lambda: client._run(lambda: self._arrived.put_nowait(arrived)),
             left=lambda: server._run(lambda: _settle(has_left, None)),
             flow=self._flow,
         )
@@ -369,14 +368,14 @@ class _Stream:
             lambda: client._run(lambda: self._arrived.put_nowait(None)),
         )
 
-    def _weathered(self, message: bytes) -> bytes:
+    def _is_altered(self) -> bool:
+        """Whether bytes are altered on their way: TLS sees it, and ends the connection."""
         network = self._server._network
         frac = network.weather.corrupt_frac
-        if frac and message[0] == frames.CHUNK and network.rng.random() < frac:
+        if frac and network.rng.random() < frac:
             network.fired["corrupt"] += 1
-            at = network.rng.randrange(1, len(message))
-            return message[:at] + bytes([message[at] ^ 0x10]) + message[at + 1 :]
-        return message
+            return True
+        return False
 
 
 def _settle(future: "asyncio.Future[Answer]", value: Answer) -> None:

@@ -8,12 +8,13 @@ Shapes: B sequences, T positions, D = dim, N heads of width W = D / N, V = vocab
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from optim.layout import Layout, flatten_into, layout_of, shapes_of
+from optim.layout import Layout, layout_of, shapes_of
 from protocol.errors import ConfigError
 from protocol.manifest import Manifest, ModelSpec
 
@@ -130,15 +131,22 @@ def build_model(spec: ModelSpec, vocab_size: int, *, generator: torch.Generator)
     with torch.device("meta"):  # the modules' own init would draw from the global generator
         model = Transformer(spec, vocab_size)
     model = model.to_empty(device="cpu")
-    residual_std = _INIT_STD / math.sqrt(2 * spec.layers)
-    with torch.no_grad():
-        for name, param in model.named_parameters():
-            if param.dim() < 2:
-                param.fill_(1.0)
-            else:
-                std = residual_std if name.endswith(".out.weight") else _INIT_STD
-                param.normal_(0.0, std, generator=generator)
+    _initialize(model.named_parameters(), spec, generator)
     return model
+
+
+@torch.no_grad()
+def _initialize(
+    named_parameters: Iterable[tuple[str, Tensor]], spec: ModelSpec, generator: torch.Generator
+) -> None:
+    """Draw parameters where they lie, in the order given, which must be the model's."""
+    residual_std = _INIT_STD / math.sqrt(2 * spec.layers)
+    for name, param in named_parameters:
+        if param.dim() < 2:
+            param.fill_(1.0)
+        else:
+            std = residual_std if name.endswith(".out.weight") else _INIT_STD
+            param.normal_(0.0, std, generator=generator)
 
 
 def num_parameters(spec: ModelSpec, vocab_size: int) -> int:
@@ -169,12 +177,26 @@ def layout_of_run(manifest: Manifest) -> Layout:
 
 def initial_anchor(manifest: Manifest) -> Tensor:
     """Return theta_0 of a run, `[n]` fp32 on the CPU: a function of the manifest alone."""
-    generator = torch.Generator().manual_seed(manifest.seed)
-    model = build_model(manifest.model, VOCAB_SIZE[manifest.data.tokenizer], generator=generator)
+    return torch.cat(initial_anchors(manifest))
+
+
+def initial_anchors(manifest: Manifest) -> list[Tensor]:
+    """Return theta_0 of a run, one `[m]` fp32 on the CPU for each fragment, each in its own memory.
+
+    No model is built, so nothing else of their size is needed meanwhile.
+    """
     layout = layout_of_run(manifest)
-    flat = torch.empty(layout.num_elements, dtype=torch.float32)
-    flatten_into(flat, layout, model)
-    return flat
+    anchors = [torch.empty(len(span), dtype=torch.float32) for span in layout.fragments]
+    places = {}
+    for entry in layout.entries:
+        first = layout.fragments[entry.fragment].start
+        part = anchors[entry.fragment][entry.start - first : entry.stop - first]
+        places[entry.name] = part.view(entry.shape)
+    with torch.device("meta"):
+        model = Transformer(manifest.model, VOCAB_SIZE[manifest.data.tokenizer])
+    in_order = ((name, places[name]) for name, _ in model.named_parameters())
+    _initialize(in_order, manifest.model, torch.Generator().manual_seed(manifest.seed))
+    return anchors
 
 
 def loss(logits: Tensor, targets: Tensor) -> Tensor:

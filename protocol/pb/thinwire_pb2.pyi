@@ -47,24 +47,32 @@ class Note(_message.Message):
     def __init__(self, fragment: _Optional[int] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("round", "tokens", "anchor_digest")
+    __slots__ = ("round", "tokens", "anchor_digest", "up_bps", "codec")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     ANCHOR_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    UP_BPS_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
     round: int
     tokens: int
     anchor_digest: bytes
-    def __init__(self, round: _Optional[int] = ..., tokens: _Optional[int] = ..., anchor_digest: _Optional[bytes] = ...) -> None: ...
+    up_bps: int
+    codec: int
+    def __init__(self, round: _Optional[int] = ..., tokens: _Optional[int] = ..., anchor_digest: _Optional[bytes] = ..., up_bps: _Optional[int] = ..., codec: _Optional[int] = ...) -> None: ...
 
 class Roster(_message.Message):
-    __slots__ = ("round", "exchange_id", "members")
+    __slots__ = ("round", "exchange_id", "members", "shares", "codec")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     EXCHANGE_ID_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
     round: int
     exchange_id: bytes
     members: _containers.RepeatedCompositeFieldContainer[Member]
-    def __init__(self, round: _Optional[int] = ..., exchange_id: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
+    shares: _containers.RepeatedScalarFieldContainer[int]
+    codec: int
+    def __init__(self, round: _Optional[int] = ..., exchange_id: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., shares: _Optional[_Iterable[int]] = ..., codec: _Optional[int] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("peer_id", "tokens")
@@ -75,36 +83,46 @@ class Member(_message.Message):
     def __init__(self, peer_id: _Optional[str] = ..., tokens: _Optional[int] = ...) -> None: ...
 
 class Committed(_message.Message):
-    __slots__ = ("round", "anchor_digest", "exchange_id", "num_parts")
+    __slots__ = ("round", "anchor_digest", "exchange_id", "shares", "codec")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ANCHOR_DIGEST_FIELD_NUMBER: _ClassVar[int]
     EXCHANGE_ID_FIELD_NUMBER: _ClassVar[int]
-    NUM_PARTS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
     round: int
     anchor_digest: bytes
     exchange_id: bytes
-    num_parts: int
-    def __init__(self, round: _Optional[int] = ..., anchor_digest: _Optional[bytes] = ..., exchange_id: _Optional[bytes] = ..., num_parts: _Optional[int] = ...) -> None: ...
+    shares: _containers.RepeatedScalarFieldContainer[int]
+    codec: int
+    def __init__(self, round: _Optional[int] = ..., anchor_digest: _Optional[bytes] = ..., exchange_id: _Optional[bytes] = ..., shares: _Optional[_Iterable[int]] = ..., codec: _Optional[int] = ...) -> None: ...
 
 class Propose(_message.Message):
-    __slots__ = ("round", "tokens", "exchange_id")
+    __slots__ = ("round", "tokens", "exchange_id", "codec", "begun")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     EXCHANGE_ID_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    BEGUN_FIELD_NUMBER: _ClassVar[int]
     round: int
     tokens: int
     exchange_id: bytes
-    def __init__(self, round: _Optional[int] = ..., tokens: _Optional[int] = ..., exchange_id: _Optional[bytes] = ...) -> None: ...
+    codec: int
+    begun: bool
+    def __init__(self, round: _Optional[int] = ..., tokens: _Optional[int] = ..., exchange_id: _Optional[bytes] = ..., codec: _Optional[int] = ..., begun: _Optional[bool] = ...) -> None: ...
 
 class Answer(_message.Message):
-    __slots__ = ("exchange_id", "accepted", "tokens")
+    __slots__ = ("exchange_id", "accepted", "tokens", "codec", "up_bps")
     EXCHANGE_ID_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    UP_BPS_FIELD_NUMBER: _ClassVar[int]
     exchange_id: bytes
     accepted: bool
     tokens: int
-    def __init__(self, exchange_id: _Optional[bytes] = ..., accepted: _Optional[bool] = ..., tokens: _Optional[int] = ...) -> None: ...
+    codec: int
+    up_bps: int
+    def __init__(self, exchange_id: _Optional[bytes] = ..., accepted: _Optional[bool] = ..., tokens: _Optional[int] = ..., codec: _Optional[int] = ..., up_bps: _Optional[int] = ...) -> None: ...
 
 class NoteReply(_message.Message):
     __slots__ = ("taken", "reason")
@@ -115,39 +133,73 @@ class NoteReply(_message.Message):
     def __init__(self, taken: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
-    __slots__ = ("kind", "fragment", "exchange_id", "part", "offset")
+    __slots__ = ("kind", "fragment", "exchange_id", "part", "offset", "length")
     KIND_FIELD_NUMBER: _ClassVar[int]
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     EXCHANGE_ID_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
     kind: str
     fragment: int
     exchange_id: bytes
     part: int
     offset: int
-    def __init__(self, kind: _Optional[str] = ..., fragment: _Optional[int] = ..., exchange_id: _Optional[bytes] = ..., part: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
+    length: int
+    def __init__(self, kind: _Optional[str] = ..., fragment: _Optional[int] = ..., exchange_id: _Optional[bytes] = ..., part: _Optional[int] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
 
 class FetchHeader(_message.Message):
-    __slots__ = ("size_bytes", "round", "refusal")
+    __slots__ = ("size_bytes", "round", "refusal", "zstd")
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    ZSTD_FIELD_NUMBER: _ClassVar[int]
     size_bytes: int
     round: int
     refusal: str
-    def __init__(self, size_bytes: _Optional[int] = ..., round: _Optional[int] = ..., refusal: _Optional[str] = ...) -> None: ...
+    zstd: bool
+    def __init__(self, size_bytes: _Optional[int] = ..., round: _Optional[int] = ..., refusal: _Optional[str] = ..., zstd: _Optional[bool] = ...) -> None: ...
 
 class FetchTrailer(_message.Message):
-    __slots__ = ("size_bytes", "sha256")
+    __slots__ = ("size_bytes",)
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
-    SHA256_FIELD_NUMBER: _ClassVar[int]
     size_bytes: int
-    sha256: bytes
-    def __init__(self, size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, size_bytes: _Optional[int] = ...) -> None: ...
+
+class Summons(_message.Message):
+    __slots__ = ("tunnel_id", "caller")
+    TUNNEL_ID_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    tunnel_id: bytes
+    caller: str
+    def __init__(self, tunnel_id: _Optional[bytes] = ..., caller: _Optional[str] = ...) -> None: ...
+
+class TunnelOpen(_message.Message):
+    __slots__ = ("tunnel_id", "dst")
+    TUNNEL_ID_FIELD_NUMBER: _ClassVar[int]
+    DST_FIELD_NUMBER: _ClassVar[int]
+    tunnel_id: bytes
+    dst: str
+    def __init__(self, tunnel_id: _Optional[bytes] = ..., dst: _Optional[str] = ...) -> None: ...
+
+class DialBack(_message.Message):
+    __slots__ = ("addresses",)
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DialBackReply(_message.Message):
+    __slots__ = ("reached", "failed", "refusal")
+    REACHED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    reached: _containers.RepeatedScalarFieldContainer[str]
+    failed: _containers.RepeatedScalarFieldContainer[str]
+    refusal: str
+    def __init__(self, reached: _Optional[_Iterable[str]] = ..., failed: _Optional[_Iterable[str]] = ..., refusal: _Optional[str] = ...) -> None: ...
 
 class PeerCard(_message.Message):
-    __slots__ = ("wire_addresses", "multiaddrs", "role", "step", "round", "tokens", "software")
+    __slots__ = ("wire_addresses", "multiaddrs", "role", "step", "round", "tokens", "software", "reach", "relays")
     WIRE_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     MULTIADDRS_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -155,6 +207,8 @@ class PeerCard(_message.Message):
     ROUND_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    REACH_FIELD_NUMBER: _ClassVar[int]
+    RELAYS_FIELD_NUMBER: _ClassVar[int]
     wire_addresses: _containers.RepeatedScalarFieldContainer[str]
     multiaddrs: _containers.RepeatedScalarFieldContainer[str]
     role: str
@@ -162,4 +216,6 @@ class PeerCard(_message.Message):
     round: int
     tokens: int
     software: str
-    def __init__(self, wire_addresses: _Optional[_Iterable[str]] = ..., multiaddrs: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ...) -> None: ...
+    reach: str
+    relays: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, wire_addresses: _Optional[_Iterable[str]] = ..., multiaddrs: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ..., reach: _Optional[str] = ..., relays: _Optional[_Iterable[str]] = ...) -> None: ...

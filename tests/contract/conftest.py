@@ -5,7 +5,7 @@ import pytest
 
 from peer.net.config import WireConfig
 from peer.net.wire_memory import MemoryNetwork, MemoryWire
-from peer.ports import Blob, Wire
+from peer.ports import Source, Wire
 from protocol.errors import NotAvailable
 from protocol.identity import Identity, PeerId
 from protocol.machine import BlobRef
@@ -18,12 +18,12 @@ RUN_ID = RunId("ab" * 32)
 class FakeInbox:
     def __init__(self) -> None:
         self.notes: asyncio.Queue[tuple[PeerId, Note]] = asyncio.Queue()
-        self.blobs: dict[BlobRef, Blob] = {}
+        self.blobs: dict[BlobRef, Source] = {}
 
     def on_note(self, src: PeerId, note: Note) -> None:
         self.notes.put_nowait((src, note))
 
-    async def blob(self, src: PeerId, ref: BlobRef) -> Blob:
+    async def blob(self, src: PeerId, ref: BlobRef) -> Source:
         if ref not in self.blobs:
             raise NotAvailable("it was never made")
         return self.blobs[ref]

@@ -11,7 +11,7 @@ import grpc.aio
 
 from peer.net.config import WireConfig
 from peer.net.wire import GrpcWire
-from peer.ports import Blob
+from peer.ports import Source
 from protocol.errors import NotAvailable
 from protocol.identity import Identity, PeerId
 from protocol.machine import BlobRef
@@ -26,12 +26,12 @@ Handler = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[None]]
 class FakeInbox:
     def __init__(self) -> None:
         self.notes: asyncio.Queue[tuple[PeerId, Note]] = asyncio.Queue()
-        self.blobs: dict[BlobRef, Blob] = {}
+        self.blobs: dict[BlobRef, Source] = {}
 
     def on_note(self, src: PeerId, note: Note) -> None:
         self.notes.put_nowait((src, note))
 
-    async def blob(self, src: PeerId, ref: BlobRef) -> Blob:
+    async def blob(self, src: PeerId, ref: BlobRef) -> Source:
         if ref not in self.blobs:
             raise NotAvailable("it was never made")
         return self.blobs[ref]

@@ -136,12 +136,13 @@ class Swarm:
         wait_for("the ticket", ticket.exists, self.bootstrap)
         self.ticket = ticket.read_text().strip()
 
-    def join(self, name: str, *, ticket: str | None = None) -> Actor:
+    def join(self, name: str, *options: str, ticket: str | None = None) -> Actor:
         folder = self.folder / name
         return self._add(
             name,
             *("join", ticket or self.ticket, "--dir", str(folder), "--device", "cpu"),
             *("--threads", "1", "--plain", "--evaluate-every", "1000"),
+            *options,
         )
 
     def resume(self, actor: Actor) -> Actor:

@@ -46,11 +46,14 @@ METHODS = {
         "noloco", schedule={"interval_steps": 4, "overlap_steps": 1}, codec={"name": "mod4"}
     ),
     "gossip-stream": method_named("gossip-stream", schedule={"interval_steps": 6, **THREE}),
+    "groups": method_named(
+        "noloco", mixing="groups", group_size=3, schedule={"interval_steps": 4, "overlap_steps": 1}
+    ),
     "sparseloco": method_named(
         "sparseloco", schedule={"interval_steps": 5}, codec={"feedback": 1.0}
     ),
 }
-EXACT = ("diloco", "eager", "noloco", "gossip-stream")
+EXACT = ("diloco", "eager", "noloco", "gossip-stream", "groups")
 ONE_ANCHOR = ("diloco", "eager", "streaming", "sparseloco")
 
 Results = list[dict[str, npt.NDArray[Any]]]

@@ -20,6 +20,7 @@ from protocol.manifest import (
     verify_manifest,
 )
 from protocol.messages import Member, Ready, Roster, note_to_bytes
+from tests.blobs import fetched
 
 pytestmark = pytest.mark.net
 
@@ -108,7 +109,7 @@ async def test_an_invited_peer_asks_strangers_for_nothing(net: Any) -> None:
     a = await net.start(1, **settings, secret=SECRET)
     stranger = await net.start(2, **settings)
     with pytest.raises(RunMismatch, match="was not invited"):
-        await a.wire.fetch(stranger.peer_id, REF, max_bytes=100)
+        await fetched(a.wire, stranger.peer_id, REF, 100)
 
 
 async def test_nobody_is_served_without_hello(net: Any) -> None:
@@ -131,7 +132,7 @@ async def test_a_note_over_the_limit_is_logged_once_with_its_sender(
     members = tuple(Member(Identity(bytes([i]) * 32).peer_id, 1) for i in range(40))
     for count in (30, 35, 40):
         with pytest.raises(RemoteError, match="at most 1024 are allowed"):
-            await a.wire.send(b.peer_id, Roster(0, 1, b"e" * 16, members[:count]))
+            await a.wire.send(b.peer_id, Roster(0, 1, b"e" * 16, members[:count], (1,) * count))
     (line,) = [record.getMessage() for record in caplog.records]
     assert a.peer_id in line
     assert "at most 1024" in line
@@ -142,7 +143,7 @@ async def test_a_blob_of_no_known_kind_is_refused(
 ) -> None:
     a, b = await net.start(1), await net.start(2)
     with pytest.raises(RemoteError, match="no kind of blob 'passwd'"):
-        await a.wire.fetch(b.peer_id, BlobRef("passwd"), max_bytes=100)
+        await fetched(a.wire, b.peer_id, BlobRef("passwd"), 100)
     assert a.peer_id in caplog.text
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from optim.codec.grains import Grains, grain_elements
 from peer.method import method_of_run
 from peer.net.config import WireConfig
 from peer.net.directory_hivemind import HivemindDirectory
 from peer.net.wire import GrpcWire
-from peer.ports import Blob
 from peer.presence import Presence
 from peer.run_folder import Run, read_run
 from peer.train.model import layout_of_run
@@ -24,6 +24,7 @@ from protocol.machine import BlobRef
 from protocol.manifest import Manifest, sign_manifest
 from protocol.messages import Answer, Member, Note, Propose, Roster
 from protocol.ticket import parse_ticket
+from tests.blobs import BytesSource
 from tests.net.swarm import Actor, Swarm, wait_for
 
 pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -42,8 +43,8 @@ def swarm(tmp_path: Path) -> Iterator[Swarm]:
 class Poisoner:
     """Accepts every partner, and answers with a contribution that is not finite."""
 
-    def __init__(self, frame: bytes) -> None:
-        self.frame = frame
+    def __init__(self, contribution: BytesSource) -> None:
+        self.contribution = contribution
         self.wire: GrpcWire | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.num_served = 0
@@ -53,11 +54,20 @@ class Poisoner:
             answer = Answer(note.fragment, note.exchange_id, accepted=True, tokens=1)
             self.tasks.add(asyncio.create_task(self.wire.send(src, answer)))
 
-    async def blob(self, src: PeerId, ref: BlobRef) -> Blob:
+    async def blob(self, src: PeerId, ref: BlobRef) -> BytesSource:
         if ref.kind != "part":
             raise NotAvailable("poison only")
         self.num_served += 1
-        return Blob(memoryview(self.frame))
+        return self.contribution
+
+
+def poison(manifest: Manifest) -> BytesSource:
+    """Returns a contribution in the right grains, of which the last value is infinite."""
+    codec, size = method_of_run(manifest).codec, layout_of_run(manifest).num_elements
+    grains = Grains(codec, size, grain_elements(codec, manifest.limits.chunk_bytes))
+    frames = bytearray(grains.size_bytes)
+    frames[-2:] = b"\x80\x7f"
+    return BytesSource(bytes(frames), grain_bytes=grains.grain_bytes)
 
 
 def rss_bytes(actor: Actor) -> int:
@@ -89,7 +99,7 @@ async def say_hello_from_another_run(run: Run, presence: Presence, to: PeerId) -
         wire = await GrpcWire.start(
             STRANGER,
             config_of(other, sign_manifest(other, STRANGER)),
-            inbox=Poisoner(b""),
+            inbox=Poisoner(BytesSource(b"")),
             addresses=presence.addresses,
         )
         with pytest.raises(RunMismatch, match=r"seed: 1 here, 0 there"):
@@ -122,11 +132,7 @@ async def test_strangers_change_nothing(swarm: Swarm) -> None:
         await asyncio.gather(*(throw_garbage(host, int(port)) for _ in range(NUM_GARBAGE)))
 
     # A member of the run that breaks its limits, and poisons every exchange.
-    size = layout_of_run(run.manifest).num_elements
-    codec = method_of_run(run.manifest).codec
-    frame = bytearray(codec.frame_bytes(size))
-    frame[-2:] = b"\x80\x7f"  # the last value becomes infinite
-    inbox = Poisoner(bytes(frame))
+    inbox = Poisoner(poison(run.manifest))
     wire = await GrpcWire.start(
         STRANGER,
         config_of(run.manifest, run.signature),
@@ -135,9 +141,10 @@ async def test_strangers_change_nothing(swarm: Swarm) -> None:
     )
     inbox.wire = wire
     members = tuple(Member(Identity(os.urandom(32)).peer_id, 1) for _ in range(2000))
+    roster = Roster(0, 1, b"e" * 16, members, (1,) * len(members))
     for _ in range(3):
         with pytest.raises(Exception, match=r"at most|refuse"):
-            await wire.send(PeerId(one.peer_id), Roster(0, 1, b"e" * 16, members))
+            await wire.send(PeerId(one.peer_id), roster)
     await presence.announce(Card(wire_addresses=(f"127.0.0.1:{wire.listen_port}",)))
 
     def refused() -> bool:

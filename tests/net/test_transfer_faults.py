@@ -1,8 +1,6 @@
 """Senders and receivers that lie, stall or die."""
 
-import array
 import asyncio
-import hashlib
 import logging
 import resource
 import time
@@ -13,11 +11,11 @@ import grpc.aio
 import pytest
 
 from peer.net import frames, tls
-from peer.ports import Blob
 from protocol.errors import LimitExceeded, MalformedMessage, NotAvailable, TransportError
 from protocol.identity import Identity
 from protocol.machine import BlobRef
 from protocol.pb import thinwire_pb2 as pb
+from tests.blobs import BytesSource, fetched
 
 pytestmark = pytest.mark.net
 
@@ -28,17 +26,17 @@ MB = 1 << 20
 
 
 def _header(size: int) -> bytes:
-    return frames.frame(frames.HEADER, pb.FetchHeader(size_bytes=size).SerializeToString())
+    data: bytes = pb.FetchHeader(size_bytes=size).SerializeToString()
+    return data
 
 
 def _chunks(data: bytes) -> list[bytes]:
-    return [frames.frame(frames.CHUNK, data[at : at + CHUNK]) for at in range(0, len(data), CHUNK)]
+    return [data[at : at + CHUNK] for at in range(0, len(data), CHUNK)]
 
 
-def _trailer(data: bytes) -> bytes:
-    digest = hashlib.sha256(data).digest()
-    trailer = pb.FetchTrailer(size_bytes=len(data), sha256=digest)
-    return frames.frame(frames.TRAILER, trailer.SerializeToString())
+def _trailer(size: int) -> bytes:
+    data: bytes = pb.FetchTrailer(size_bytes=size).SerializeToString()
+    return data
 
 
 def _says(messages: list[bytes]) -> Any:
@@ -49,37 +47,28 @@ def _says(messages: list[bytes]) -> Any:
     return fetch
 
 
-FLIPPED = bytes([DATA[0] ^ 1]) + DATA[1:]
 LIES = {
-    "nothing": ([], TransportError, "broke off before header"),
-    "no header": (_chunks(DATA), MalformedMessage, "without its header"),
-    "header only": ([_header(len(DATA))], TransportError, "broke off before byte 0 of 2560"),
-    "no trailer": (
-        [_header(len(DATA)), *_chunks(DATA)],
-        TransportError,
-        "broke off before trailer",
-    ),
-    "a flipped bit": (
-        [_header(len(DATA)), *_chunks(FLIPPED), _trailer(DATA)],
+    "nothing": ([], TransportError, "broke off before the header"),
+    "no header": (_chunks(DATA), MalformedMessage, "not a header"),
+    "header only": ([_header(len(DATA))], TransportError, "broke off before byte 0"),
+    "another size": ([_header(len(DATA) - 1)], MalformedMessage, "2559 bytes, expected 2560"),
+    "a large chunk": ([_header(len(DATA)), DATA], MalformedMessage, "at most 1024 can follow"),
+    "a chunk too many": (
+        [_header(len(DATA)), *_chunks(DATA), DATA[:CHUNK]],
         MalformedMessage,
-        "hash does not fit",
-    ),
-    "a small chunk": (
-        [_header(len(DATA)), _chunks(DATA)[0][:-1]],
-        MalformedMessage,
-        "not a chunk of 1024 bytes",
-    ),
-    "a large chunk": (
-        [_header(len(DATA)), frames.frame(frames.CHUNK, DATA)],
-        MalformedMessage,
-        "not a chunk of 1024 bytes",
+        "not a trailer",
     ),
     "an early trailer": (
-        [_header(len(DATA)), _chunks(DATA)[0], _trailer(DATA)],
-        MalformedMessage,
-        "not a chunk",
+        [_header(len(DATA)), _chunks(DATA)[0], _trailer(CHUNK)],
+        TransportError,
+        "broke off before byte",
     ),
-    "an empty message": ([b""], MalformedMessage, "without its header"),
+    "a trailer that lies": (
+        [_header(len(DATA)), *_chunks(DATA), _trailer(len(DATA) + 1)],
+        MalformedMessage,
+        "2561 bytes, expected 2560",
+    ),
+    "an empty message": ([b""], MalformedMessage, "0 bytes, expected 2560"),
 }
 
 
@@ -90,29 +79,35 @@ async def test_lies_are_refused(
     liar, _ = await net.start_scripted(9, _says(messages))
     a = await net.start(1, chunk_bytes=CHUNK)
     with pytest.raises(error, match=words):
-        await a.wire.fetch(liar, REF, max_bytes=10_000)
+        await fetched(a.wire, liar, REF, len(DATA))
 
 
 async def test_the_truth_is_accepted(net: Any) -> None:
     teller, _ = await net.start_scripted(
-        9, _says([_header(len(DATA)), *_chunks(DATA), _trailer(DATA)])
+        9, _says([_header(len(DATA)), *_chunks(DATA), _trailer(len(DATA))])
     )
     a = await net.start(1, chunk_bytes=CHUNK)
-    assert (await a.wire.fetch(teller, REF, max_bytes=10_000)).data == DATA
+    assert await fetched(a.wire, teller, REF, len(DATA)) == DATA
+
+
+async def test_who_dies_after_the_last_byte_has_done_its_part(net: Any) -> None:
+    teller, _ = await net.start_scripted(9, _says([_header(len(DATA)), *_chunks(DATA)]))
+    a = await net.start(1, chunk_bytes=CHUNK)
+    assert await fetched(a.wire, teller, REF, len(DATA)) == DATA
 
 
 async def test_a_blob_too_large_is_refused_before_allocation(net: Any) -> None:
     liar, _ = await net.start_scripted(9, _says([_header(1 << 45)]))
     a = await net.start(1)
-    with pytest.raises(LimitExceeded, match="at most 1000"):
-        await a.wire.fetch(liar, REF, max_bytes=1000)
+    with pytest.raises(LimitExceeded, match="expected 1000"):
+        await fetched(a.wire, liar, REF, 1000)
 
 
 async def test_a_message_beyond_grpcs_limit_is_refused(net: Any) -> None:
     liar, _ = await net.start_scripted(9, _says([bytes(5 * MB)]))
     a = await net.start(1)
     with pytest.raises(LimitExceeded, match="too much at once"):
-        await a.wire.fetch(liar, REF, max_bytes=1000)
+        await fetched(a.wire, liar, REF, 1000)
 
 
 async def test_a_sender_that_dies_is_noticed_at_once(net: Any) -> None:
@@ -126,7 +121,7 @@ async def test_a_sender_that_dies_is_noticed_at_once(net: Any) -> None:
 
     dying, server = await net.start_scripted(9, fetch)
     a = await net.start(1, chunk_bytes=CHUNK, progress_s=20.0)
-    fetching = asyncio.create_task(a.wire.fetch(dying, REF, max_bytes=10_000))
+    fetching = asyncio.create_task(fetched(a.wire, dying, REF, len(DATA)))
     await begun.wait()
     await server.stop(None)
     with pytest.raises(TransportError):
@@ -144,19 +139,36 @@ async def test_a_frozen_sender_is_given_up(net: Any, num_messages: int) -> None:
     a = await net.start(1, chunk_bytes=CHUNK, progress_s=0.3)
     began_s = time.monotonic()
     with pytest.raises(TransportError, match="no progress"):
-        await a.wire.fetch(frozen, REF, max_bytes=10_000)
+        await fetched(a.wire, frozen, REF, len(DATA))
     assert 0.25 < time.monotonic() - began_s < 2.0
+
+
+async def test_a_trickle_is_given_up_although_something_comes_all_the_time(net: Any) -> None:
+    sent: list[bytes] = []
+
+    async def fetch(request: bytes, context: Any) -> None:
+        await context.write(_header(len(DATA)))
+        while True:
+            await context.write(b"x")
+            sent.append(b"x")
+            await asyncio.sleep(0.01)
+
+    trickling, _ = await net.start_scripted(9, fetch)
+    a = await net.start(1, chunk_bytes=CHUNK, progress_s=0.3)
+    with pytest.raises(TransportError, match="no progress"):
+        await fetched(a.wire, trickling, REF, len(DATA))
+    assert len(sent) > 3  # the fault fired
 
 
 async def test_a_slow_sender_is_not_given_up(net: Any) -> None:
     async def fetch(request: bytes, context: Any) -> None:
-        for message in [_header(len(DATA)), *_chunks(DATA), _trailer(DATA)]:
+        for message in [_header(len(DATA)), *_chunks(DATA), _trailer(len(DATA))]:
             await asyncio.sleep(0.15)
             await context.write(message)
 
     slow, _ = await net.start_scripted(9, fetch)
     a = await net.start(1, chunk_bytes=CHUNK, progress_s=0.4)
-    assert (await a.wire.fetch(slow, REF, max_bytes=10_000)).data == DATA
+    assert await fetched(a.wire, slow, REF, len(DATA)) == DATA
 
 
 async def _stalled_call(net: Any, server: Any, channel: Any) -> Any:
@@ -185,36 +197,36 @@ async def test_a_stalled_reader_neither_fills_memory_nor_holds_the_server(
 ) -> None:
     caplog.set_level(logging.INFO)
     b = await net.start(2, progress_s=0.5)
-    b.inbox.blobs[REF] = Blob(memoryview(array.array("b", bytes(96 * MB))).toreadonly())
+    b.inbox.blobs[REF] = BytesSource(bytes(96 * MB))
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     async with _stalled_channel(net, b) as channel:
         call = await _stalled_call(net, b, channel)
         a = await net.start(1)
-        b.inbox.blobs[BlobRef("part")] = Blob(memoryview(DATA))
-        assert (await a.wire.fetch(b.peer_id, BlobRef("part"), max_bytes=10_000)).data == DATA
+        b.inbox.blobs[BlobRef("part")] = BytesSource(DATA)
+        assert await fetched(a.wire, b.peer_id, BlobRef("part"), len(DATA)) == DATA
         async with asyncio.timeout(5):
-            while "stopped sending state" not in caplog.text:  # noqa: ASYNC110
+            while f"stopped sending to {Identity(b's' * 32).peer_id}" not in caplog.text:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert b.wire.counters.sent["state"] < 24 * MB
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 48 * 1024
-        blob = weakref.ref(b.inbox.blobs.pop(REF).data.obj)
-        assert blob() is None, "a stalled reader keeps the blob alive"
+        source = weakref.ref(b.inbox.blobs.pop(REF))
+        assert source() is None, "a stalled reader keeps what it was served alive"
         call.cancel()
     async with asyncio.timeout(1.5):
-        while b.wire._server._num_streams:  # noqa: ASYNC110
+        while b.wire._server._serving._num_streams:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert "Traceback" not in caplog.text
 
 
 async def test_a_receiver_that_leaves_frees_its_place(net: Any) -> None:
     b = await net.start(2)
-    b.inbox.blobs[REF] = Blob(memoryview(bytes(96 * MB)))
+    b.inbox.blobs[REF] = BytesSource(bytes(96 * MB))
     async with _stalled_channel(net, b) as channel:
         call = await _stalled_call(net, b, channel)
-        assert b.wire._server._num_streams
+        assert b.wire._server._serving._num_streams
         call.cancel()
     async with asyncio.timeout(1.5):
-        while b.wire._server._num_streams:  # noqa: ASYNC110
+        while b.wire._server._serving._num_streams:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 
@@ -222,7 +234,7 @@ async def test_a_peer_has_so_many_streams_and_no_more(
     net: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     b = await net.start(2, max_streams_per_peer=1)
-    b.inbox.blobs[REF] = Blob(memoryview(bytes(96 * MB)))
+    b.inbox.blobs[REF] = BytesSource(bytes(96 * MB))
     async with _stalled_channel(net, b) as channel:
         call = await _stalled_call(net, b, channel)
         refused = frames.parse_header(
@@ -234,26 +246,28 @@ async def test_a_peer_has_so_many_streams_and_no_more(
 
 
 async def test_our_own_fetches_queue_for_their_places(net: Any) -> None:
-    a, b = await net.start(1, max_streams_per_peer=2), await net.start(2, max_streams_per_peer=2)
-    b.inbox.blobs[REF] = Blob(memoryview(bytes(4 * MB)))
+    settings = {"max_streams_per_peer": 2, "may_compress": False}
+    a, b = await net.start(1, **settings), await net.start(2, **settings)
+    b.inbox.blobs[REF] = BytesSource(bytes(4 * MB))
     async with asyncio.TaskGroup() as group:
-        fetches = [
-            group.create_task(a.wire.fetch(b.peer_id, REF, max_bytes=4 * MB)) for _ in range(6)
-        ]
-    assert all(fetch.result().data.nbytes == 4 * MB for fetch in fetches)
-    assert a.wire.counters.received["state"] == b.wire.counters.sent["state"] == 24 * MB
+        fetches = [group.create_task(fetched(a.wire, b.peer_id, REF, 4 * MB)) for _ in range(6)]
+    assert all(len(fetch.result()) == 4 * MB for fetch in fetches)
+    assert b.wire.counters.sent["state"] == 24 * MB
 
 
-async def test_a_fetch_may_begin_at_an_offset(net: Any) -> None:
+async def test_a_fetch_may_be_for_a_range(net: Any) -> None:
     b = await net.start(2, chunk_bytes=CHUNK)
-    b.inbox.blobs[REF] = Blob(memoryview(DATA))
+    b.inbox.blobs[REF] = BytesSource(DATA)
     async with _stalled_channel(net, b) as channel:
         await _stalled_call(net, b, channel)
-        request = frames.request_of(REF, offset=1500)
-        messages = [m async for m in channel.unary_stream(frames.FETCH)(request)]
-        beyond = channel.unary_stream(frames.FETCH)(frames.request_of(REF, offset=2561))
-        assert "2560 bytes" in frames.parse_header(await beyond.read()).refusal
-    assert messages == [_header(len(DATA)), *_chunks(DATA[1500:]), _trailer(DATA)]
+        fetch = channel.unary_stream(frames.FETCH)
+        rest = [m async for m in fetch(frames.request_of(REF, offset=1500))]
+        some = [m async for m in fetch(frames.request_of(REF, offset=100, length=1500))]
+        for offset, length in ((2561, 0), (2560, 1), (0, 2561), (1 << 62, 1 << 62)):
+            beyond = fetch(frames.request_of(REF, offset=offset, length=length))
+            assert "2560 bytes" in frames.parse_header(await beyond.read()).refusal
+    assert rest == [_header(len(DATA)), *_chunks(DATA[1500:]), _trailer(1060)]
+    assert some == [_header(len(DATA)), *_chunks(DATA[100:1600]), _trailer(1500)]
 
 
 async def test_a_blob_in_the_making_is_waited_for(
@@ -261,14 +275,14 @@ async def test_a_blob_in_the_making_is_waited_for(
 ) -> None:
     a, b = await net.start(1, progress_s=0.4), await net.start(2, progress_s=0.4)
 
-    async def late(src: str, ref: BlobRef) -> Blob:
+    async def late(src: str, ref: BlobRef) -> BytesSource:
         await asyncio.sleep(0.3 if ref.part else 30)
-        return Blob(memoryview(DATA))
+        return BytesSource(DATA)
 
     monkeypatch.setattr(b.inbox, "blob", late)
-    assert (await a.wire.fetch(b.peer_id, BlobRef("part", part=1), max_bytes=5000)).data == DATA
+    assert await fetched(a.wire, b.peer_id, BlobRef("part", part=1), len(DATA)) == DATA
     with pytest.raises(NotAvailable, match="not ready yet"):
-        await a.wire.fetch(b.peer_id, BlobRef("part", part=0), max_bytes=5000)
+        await fetched(a.wire, b.peer_id, BlobRef("part", part=0), len(DATA))
 
 
 async def test_a_fetch_can_be_cancelled(net: Any) -> None:
@@ -277,7 +291,7 @@ async def test_a_fetch_can_be_cancelled(net: Any) -> None:
 
     frozen, _ = await net.start_scripted(9, fetch)
     a = await net.start(1, progress_s=20.0)
-    fetching = asyncio.create_task(a.wire.fetch(frozen, REF, max_bytes=10))
+    fetching = asyncio.create_task(fetched(a.wire, frozen, REF, 10))
     await asyncio.sleep(0.2)
     fetching.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from peer.ports import Blob
 from protocol.errors import ConfigError, TransportError
 from protocol.identity import PeerId
 from protocol.machine import BlobRef
 from protocol.messages import Ready
+from tests.blobs import BytesSource, fetched
 
 pytestmark = pytest.mark.net
 
@@ -31,12 +31,12 @@ async def _send_until_it_arrives(a: Any, peer_id: PeerId) -> None:
 
 async def test_hello_is_said_again_to_a_server_that_forgot_us(net: Any) -> None:
     a, b = await net.start(1), await net.start(2)
-    b.inbox.blobs[REF] = Blob(memoryview(b"x"))
+    b.inbox.blobs[REF] = BytesSource(b"x")
     await a.wire.send(b.peer_id, NOTE)
     b.wire._server.forget(a.peer_id)
     await a.wire.send(b.peer_id, NOTE)
     b.wire._server.forget(a.peer_id)
-    assert (await a.wire.fetch(b.peer_id, REF, max_bytes=1)).data == b"x"
+    assert await fetched(a.wire, b.peer_id, REF, 1) == b"x"
 
 
 async def test_a_peer_that_restarts_is_found_again(net: Any) -> None:
@@ -96,7 +96,7 @@ async def test_closing_is_quick_and_ends_what_is_under_way(net: Any) -> None:
         await asyncio.sleep(60)
 
     b.inbox.blob = never
-    fetching = asyncio.create_task(a.wire.fetch(b.peer_id, REF, max_bytes=1))
+    fetching = asyncio.create_task(fetched(a.wire, b.peer_id, REF, 1))
     await asyncio.sleep(0.2)
     began_s = time.monotonic()
     await a.wire.close()
@@ -116,9 +116,9 @@ async def test_two_peers_cannot_share_a_port(net: Any) -> None:
 
 async def test_payload_is_counted_by_kind(net: Any) -> None:
     a, b = await net.start(1), await net.start(2)
-    b.inbox.blobs[REF] = Blob(memoryview(bytes(100_000)))
+    b.inbox.blobs[REF] = BytesSource(bytes(100_000))
     await a.wire.send(b.peer_id, NOTE)
-    await a.wire.fetch(b.peer_id, REF, max_bytes=100_000)
+    await fetched(a.wire, b.peer_id, REF, 100_000)
     assert a.wire.counters.received["state"] == b.wire.counters.sent["state"] == 100_000
     assert a.wire.counters.sent["note"] == b.wire.counters.received["note"] > 0
     assert a.wire.counters.total_received > 100_000

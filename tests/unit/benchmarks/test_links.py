@@ -107,6 +107,50 @@ def test_losses_are_as_frequent_as_told_and_the_same_with_the_same_seed() -> Non
     assert lost(0) == lost(0) != lost(1)
 
 
+@given(st.floats(0, 0.5), st.integers(0, 5))
+def test_jitter_lengthens_delays_by_at_most_what_it_was_told_and_keeps_the_order(
+    jitter_s: float, seed: int
+) -> None:
+    link = Link(up_bps=1e12, down_bps=1e12, delay_s=0.01, jitter_s=jitter_s)
+    carrier = Carrier({"a": link, "b": link}, seed=seed)
+    arrives_s: dict[int, float] = {}
+    for number in range(200):
+        now_s = 0.01 * number
+        carrier.take("a", "b", number.to_bytes(20, "big"), now_s=now_s)
+    while (now_s := carrier.next_s()) is not None:  # type: ignore[assignment]
+        for _, packet in carrier.arrivals(now_s=now_s):
+            arrives_s[int.from_bytes(packet, "big")] = now_s
+    assert list(arrives_s) == sorted(range(200))
+    delays_s = [arrives_s[number] - 0.01 * number for number in range(200)]
+    assert min(delays_s) >= 0.02 - 1e-9
+    assert max(delays_s) <= 0.02 + jitter_s + 1e-6
+
+
+def test_jitter_uses_its_whole_range() -> None:
+    link = Link(up_bps=1e12, down_bps=1e12, delay_s=0.0, jitter_s=0.05)
+    carrier, delays_s = Carrier({"a": link, "b": link}), []
+    for number in range(1000):
+        carrier.take("a", "b", PACKET, now_s=0.05 * number)
+        due_s = carrier.next_s()
+        assert due_s is not None
+        delays_s.append(due_s - 0.05 * number)
+        assert list(carrier.arrivals(now_s=0.05 * (number + 1)))
+    assert min(delays_s) < 0.005
+    assert max(delays_s) > 0.045
+    assert statistics.mean(delays_s) == pytest.approx(0.025, rel=0.1)
+
+
+def test_a_link_that_is_changed_carries_at_its_new_rate_and_delay() -> None:
+    slow = Link(up_bps=10 * PACKET_BITS, down_bps=1e12, delay_s=0.0)
+    carrier = Carrier({"a": slow, "b": slow})
+    carrier.take("a", "b", PACKET, now_s=0.0)
+    carrier.change("a", Link(up_bps=20 * PACKET_BITS, delay_s=0.3))
+    carrier.take("a", "b", PACKET, now_s=0.0)
+    assert carrier.next_s() == pytest.approx(0.1)
+    assert len(list(carrier.arrivals(now_s=0.1 + 0.01))) == 1
+    assert carrier.next_s() == pytest.approx(0.1 + 0.05 + 0.3)
+
+
 def test_who_may_not_have_a_laboratory_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.system", lambda: "Linux")
     monkeypatch.setattr("os.geteuid", lambda: 1000)
@@ -139,6 +183,23 @@ def test_a_laboratory_has_the_rate_and_the_delay_that_it_was_told() -> None:
     assert min(round_trips_s) < 0.3
     assert 1e6 < bps < 8e6
     assert 1 << 19 < sent_bytes < 1 << 20
+
+
+@pytest.mark.net
+@needs_lab
+def test_hosts_of_a_laboratory_have_the_congestion_control_that_they_were_told() -> None:
+    links = {"a": Link(congestion="reno"), "b": Link()}
+    with Lab(links, congestion="cubic") as lab:
+        for name, expected in (("a", "reno"), ("b", "cubic")):
+            routes = subprocess.run(
+                lab.command(name, "ip", "route"), check=True, capture_output=True
+            ).stdout.decode()
+            assert f"congctl {expected}" in routes
+
+
+@needs_lab
+def test_who_asks_for_a_congestion_control_that_is_not_here_is_told_so() -> None:
+    assert "no such" in str(why_not("no such"))
 
 
 @pytest.mark.net

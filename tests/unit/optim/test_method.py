@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 
-from optim.codec.blockwise import Int8
+from optim.codec.blockwise import Int4, Int8
+from optim.codec.topk import TopK
 from optim.method import MIXINGS, Method, merged, method_named
 from optim.outer.heavyball import HeavyBall
 from optim.outer.nesterov import Nesterov
@@ -67,7 +68,7 @@ def test_offsets_can_be_given() -> None:
 @pytest.mark.parametrize(
     ("preset", "refused", "sentence", "neighbour"),
     [
-        ("diloco", {"mixing": "ring"}, "no mixing 'ring'; choose one of all, pairs", {}),
+        ("diloco", {"mixing": "ring"}, "no mixing 'ring'; choose one of all, pairs, groups", {}),
         (
             "diloco",
             {"schedule": {"pattern": "stride"}},
@@ -135,6 +136,36 @@ def test_offsets_can_be_given() -> None:
             {"codec": {"name": "topk", "feedback": 0.95}},
         ),
         (
+            "diloco",
+            {"codec": {"name": "int8", "cheaper": ["int4", "topk"]}},
+            "without error feedback that is lost for good; set codec.feedback",
+            {"codec": {"name": "int8", "cheaper": ["int4", "topk"], "feedback": 0.95}},
+        ),
+        (
+            "noloco",
+            {"codec": {"name": "bf16", "cheaper": ["int4"]}},
+            "sends the parameters themselves, which int4 would damage",
+            {"codec": {"name": "bf16", "cheaper": ["mod8", "mod4"]}},
+        ),
+        (
+            "diloco",
+            {"codec": {"name": "bf16", "cheaper": ["mod4"]}},
+            "codec mod4 is for parameters that lie near the receiver's own",
+            {"codec": {"name": "bf16", "cheaper": ["int4"]}},
+        ),
+        (
+            "diloco",
+            {"codec": {"name": "int8", "cheaper": ["int4", "bf16"]}},
+            "codec bf16 is not cheaper than int4; name in codec.cheaper",
+            {"codec": {"name": "bf16", "cheaper": ["int8", "int4"]}},
+        ),
+        (
+            "diloco",
+            {"codec": {"name": "int8", "cheaper": ["int8"]}},
+            "codec int8 is not cheaper than int8",
+            {"codec": {"name": "int8", "cheaper": []}},
+        ),
+        (
             "eager",
             {"schedule": {"merge_alpha": 0.5}},
             "leave schedule.merge_alpha out",
@@ -178,6 +209,7 @@ def test_what_makes_no_sense_is_refused_and_its_neighbour_is_not(
         ("diloco", {"schedule": {"num_fragments": 3}}, "'num_fragments'"),
         ("diloco", {"codec": {"bits": 4}}, "'bits'"),
         ("diloco", {"codec": {"name": "int3"}}, "no codec 'int3'"),
+        ("diloco", {"codec": {"name": "int8", "cheaper": ["int3"]}}, "no codec 'int3'"),
         ("diloco", {"outer": {"gamma": 0.5}}, "nesterov has no constant 'gamma'"),
         ("diloco", {"outer": {"rule": "adam"}}, "no outer rule 'adam'"),
         ("diloco", {"outer": {"lr": "high"}}, "nesterov's lr is a number, not 'high'"),
@@ -193,8 +225,24 @@ def test_unknown_settings_are_refused_by_name(
         method_named(preset, **overrides)
 
 
-def test_every_mixing_has_a_preset() -> None:
-    assert {method_named(preset).mixing for preset in PRESETS} == set(MIXINGS)
+def test_cheaper_codecs_follow_the_runs_own_with_parameters_of_their_own() -> None:
+    codec = {"name": "int8", "rounding": "stochastic", "cheaper": ["int4", "topk"], "feedback": 0.9}
+    method = method_named("diloco", codec=codec)
+    assert method.codecs == (Int8(rounding="stochastic"), Int4(), TopK())
+    assert method.cheaper == method.codecs[1:]
+    alone = method_named("diloco")
+    assert alone.codecs == (alone.codec,)
+
+
+def test_another_codec_replaces_the_cheaper_ones_too() -> None:
+    thin = merged("diloco", {"codec": {"name": "int8", "cheaper": ["int4"]}})
+    assert thin["codec"]["cheaper"] == ["int4"]
+    assert merged("diloco", {"codec": {"name": "int8"}})["codec"] == {"name": "int8"}
+
+
+def test_every_mixing_but_groups_has_a_preset() -> None:
+    mixings = {method_named(preset).mixing for preset in PRESETS}
+    assert mixings | {"groups"} == set(MIXINGS)  # which is an override of the others
 
 
 def test_a_method_can_be_made_of_its_parts() -> None:

@@ -1,6 +1,7 @@
 """An outer copy's life, and what error feedback adds to it (SparseLoCo)."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from optim.outer.rule import OuterRule
 
 N = 40
 AHEAD_RULES = [Eager(0.5, 0.5), CO2(momentum=0.5, gap="none"), CO2(gap="norm", keep=0.25)]
+TWO_LANES = NoLoCo(gamma=0.5)
 ALL_RULES = [Nesterov(), HeavyBall(), Plain(), NoLoCo(), DelayedNesterov(), *AHEAD_RULES]
 
 
@@ -226,3 +228,38 @@ def test_feedback_is_for_pseudo_gradients() -> None:
     with pytest.raises(ValueError, match="this rule sends parameters; leave feedback out"):
         Outer(NoLoCo(), 0.95)
     assert Outer(NoLoCo()).feedback is None
+
+
+# ---- a contribution made piece by piece
+
+
+@pytest.mark.parametrize("feedback", [None, 0.5])
+@pytest.mark.parametrize("rule", [*ALL_RULES, TWO_LANES], ids=repr)
+@given(data=st.data())
+def test_a_contribution_in_pieces_is_the_whole_to_the_bit(
+    rule: OuterRule, feedback: float | None, data: st.DataObject
+) -> None:
+    lanes = rule.lanes
+    outer = Outer(rule, None if isinstance(rule, NoLoCo) else feedback)
+    start, first, theta = small_integers(3, N)
+    copy, departure = outer.depart(outer.first(start), first)
+    copy = outer.land(copy, departure.contribution)  # so that there is a state, and an offset
+    after, whole = outer.depart(copy, theta, share=0.25)
+    after_pieces, departed = outer.depart(copy, theta, share=0.25, piecewise=True)
+    assert same(after, after_pieces)
+    assert (whole.shift is None) == (departed.shift is None)
+    cuts = data.draw(st.sets(st.integers(1, lanes * N - 1), max_size=6))
+    bounds = [0, *sorted(cuts), lanes * N]
+    pieces = [
+        outer.contribution(copy, theta, departed, begin, end) for begin, end in pairwise(bounds)
+    ]
+    assert [len(piece) for piece in pieces] == [e - b for b, e in pairwise(bounds)]
+    assert torch.equal(torch.cat(pieces), whole.contribution)
+
+
+@pytest.mark.parametrize("rule", [Nesterov(), Plain(), NoLoCo(), TWO_LANES], ids=repr)
+def test_what_can_be_made_in_pieces_is_not_made_whole(rule: OuterRule) -> None:
+    outer = Outer(rule)
+    start, theta = small_integers(2, N)
+    _, departure = outer.depart(outer.first(start), theta, piecewise=True)
+    assert departure.contribution.numel() == 0

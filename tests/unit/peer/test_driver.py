@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,15 @@ from peer.driver import Driver
 from peer.mixing import Mixing
 from peer.net.config import WireConfig
 from peer.net.wire_memory import MemoryNetwork, MemoryWire
-from peer.ports import Blob
+from peer.ports import Source
 from peer.status import PeerStatus
 from peer.telemetry import Events
 from peer.train import lines
 from protocol.errors import NotAvailable
 from protocol.identity import Identity, PeerId
-from protocol.machine import BlobRef, Offer
+from protocol.machine import BlobRef, Discard, Offer
 from protocol.manifest import Manifest, manifest_from
+from protocol.terms import Terms
 from tests.unit.peer.test_scripted_trainer import NUM_ELEMENTS, PATIENCE_S, SHAPES, Rig, settle
 
 START = torch.linspace(-1, 1, NUM_ELEMENTS)
@@ -33,7 +34,9 @@ RULES = {"all": "nesterov", "pairs": "noloco"}
 IDS = sorted(Identity(bytes([n]) * 32).peer_id for n in range(1, 5))
 
 
-def manifest_of(mixing: str = "all", fragments: int = 1, rule: str | None = None) -> Manifest:
+def manifest_of(
+    mixing: str = "all", fragments: int = 1, rule: str | None = None, progress_s: float = 0.2
+) -> Manifest:
     method = {
         "mixing": mixing,
         "schedule": {"fragments": fragments},
@@ -43,7 +46,7 @@ def manifest_of(mixing: str = "all", fragments: int = 1, rule: str | None = None
         {
             "founder": "nobody",
             "method": method,
-            "round": {"grace_s": 0.05, "exchange_s": 20.0, "progress_s": 0.2},
+            "round": {"grace_s": 0.05, "exchange_s": 20.0, "progress_s": progress_s},
         }
     )
 
@@ -84,7 +87,7 @@ class Node:
         self.mixing = Mixing(
             self.layout,
             Outer(outer_rule_named(method.outer.rule, **method.outer.constants)),
-            codec_named("fp32"),
+            (codec_named("fp32"),),
             START,
             our_id=peer_id,
         )
@@ -318,13 +321,15 @@ async def test_a_part_is_for_the_members_of_its_offer_alone(tmp_path: Path) -> N
         exchange_id = bytes.fromhex(first.events.of("landed")[0]["exchange_id"])
         for part in range(2):
             ref = BlobRef("part", 0, exchange_id, part)
-            blob = await first.driver.blob(second.peer_id, ref)
-            assert blob.data == first.mixing.blob(ref)
+            source = await first.driver.blob(second.peer_id, ref)
+            made = first.mixing.made(ref)
+            assert made is not None
+            assert await source.read(0, source.size_bytes) == made.frames[0]
             with pytest.raises(NotAvailable, match="for others"):
                 await first.driver.blob(IDS[3], ref)
         # An average is anybody's: a late peer replays it.
         ref = BlobRef("average", 0, exchange_id, 0)
-        assert (await first.driver.blob(IDS[3], ref)).data.nbytes > 0
+        assert await (await first.driver.blob(IDS[3], ref)).read(0, 10)
 
 
 async def test_a_part_is_not_for_others_after_many_more_offers(
@@ -337,7 +342,7 @@ async def test_a_part_is_not_for_others_after_many_more_offers(
         await a_round(members, 0)
         for landed in members[0].events.of("landed"):
             ref = BlobRef("part", landed["fragment"], bytes.fromhex(landed["exchange_id"]))
-            assert members[0].mixing.blob(ref) is not None
+            assert members[0].mixing.made(ref) is not None
             with pytest.raises(NotAvailable):
                 await members[0].driver.blob(IDS[3], ref)
 
@@ -358,8 +363,8 @@ async def test_whoever_asks_too_early_gets_it_when_it_is_made(tmp_path: Path) ->
             was_asked.wait(PATIENCE_S)
             offer(effect, theta)
 
-        async def blob(src: PeerId, ref: BlobRef) -> Blob:
-            served.append((ref.kind, second.mixing.blob(ref) is not None))
+        async def blob(src: PeerId, ref: BlobRef) -> Source:
+            served.append((ref.kind, second.mixing.made(ref) is not None))
             was_asked.set()
             return await Driver.blob(second.driver, src, ref)
 
@@ -370,13 +375,61 @@ async def test_whoever_asks_too_early_gets_it_when_it_is_made(tmp_path: Path) ->
         assert parts == [False]  # asked for once, before it was there
 
 
+async def test_whoever_asks_while_it_is_made_gets_each_grain_as_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Encoding begins only when the other one has its source already.
+    async with nodes(manifest_of(), tmp_path, 2) as (first, second):
+        introduce([first, second])
+        was_asked, encode = threading.Event(), second.mixing.encode
+        made_when_asked: list[list[int]] = []
+
+        def encode_late(effect: Offer, on_grain: Callable[[], None]) -> None:
+            was_asked.wait(PATIENCE_S)
+            encode(effect, on_grain)
+
+        async def blob(src: PeerId, ref: BlobRef) -> Source:
+            source = await Driver.blob(second.driver, src, ref)
+            if ref.kind == "part":
+                made = second.mixing.made(ref)
+                assert made is not None
+                made_when_asked.append(made.missing())
+                was_asked.set()
+            return source
+
+        monkeypatch.setattr(second.mixing, "encode", encode_late)
+        monkeypatch.setattr(second.driver, "blob", blob)
+        await a_round([first, second], 0)
+        assert made_when_asked == [[0]]
+        assert first.digests() == second.digests()
+
+
+async def test_who_reads_from_a_discarded_exchange_is_told(tmp_path: Path) -> None:
+    # A long progress deadline: nobody waits for it.
+    manifest = manifest_of(progress_s=100.0)
+    async with nodes(manifest, tmp_path, 1) as (node,):
+        terms, exchange_id = Terms((1, 1)), b"x" * 16
+        node.mixing.open(0, exchange_id, terms)
+        offer = Offer(0, 0, exchange_id, terms, (IDS[3],))
+        node.driver._offers[exchange_id] = frozenset(offer.members)
+        node.mixing.offer(offer, START)  # but not encoded yet
+        source = await node.driver.blob(IDS[3], BlobRef("part", 0, exchange_id, 0))
+        reading = asyncio.create_task(source.read(0, 1))
+        await settle()
+        assert not reading.done()
+        node.driver._perform(Discard(0, exchange_id))
+        with pytest.raises(NotAvailable, match="given up"):
+            await asyncio.wait_for(reading, PATIENCE_S)
+
+
 async def test_a_state_can_be_had_by_anybody_at_any_time(tmp_path: Path) -> None:
     async with nodes(manifest_of(fragments=2), tmp_path) as (node,):
         old = node.mixing.outer[1].copy
         node.mixing.load_state(1, old.anchor * 2, old.state, old.own, 6)
-        blob = await node.driver.blob(IDS[3], BlobRef("state", 1))
+        source = await node.driver.blob(IDS[3], BlobRef("state", 1))
+        data = await source.read(0, source.size_bytes)
         twin = Node(IDS[3], node.manifest, tmp_path)
-        twin.mixing.load_state_blob(1, blob.data, blob.round)
+        twin.mixing.load_state_blob(1, memoryview(data), source.round)
         twin.events.close()
         assert (twin.mixing.outer[1].round, twin.mixing.outer[1].digest) == (
             6,

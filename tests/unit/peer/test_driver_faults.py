@@ -9,13 +9,13 @@ import torch
 
 from peer.mixing import Mixing, digest_of
 from peer.net.wire_memory import MemoryNetwork, MemoryWire
-from peer.ports import Blob
 from peer.train import lines
-from protocol.errors import NotAvailable
+from protocol.errors import NotAvailable, TransportError
 from protocol.group_exchange import GroupExchange
 from protocol.identity import PeerId
-from protocol.machine import BlobRef
+from protocol.machine import BlobRef, Fetch
 from protocol.messages import Answer, Committed, Note, Propose, Ready
+from tests.blobs import BytesSource
 from tests.unit.peer.test_driver import (
     IDS,
     START,
@@ -47,9 +47,9 @@ class Hostile:
             reply = Answer(note.fragment, note.exchange_id, True, 1000)
             self._task = asyncio.ensure_future(self.wire.send(src, reply))
 
-    async def blob(self, src: PeerId, ref: BlobRef) -> Blob:
+    async def blob(self, src: PeerId, ref: BlobRef) -> BytesSource:
         self.served.append(ref)
-        return Blob(memoryview(self._garbage))
+        return BytesSource(self._garbage)
 
     async def say_ready(self, members: list[Node]) -> None:
         assert self.wire is not None
@@ -64,7 +64,7 @@ async def test_garbage_in_an_exchange_of_all_costs_the_others_a_try_and_no_round
     monkeypatch.setattr("protocol.gathering.MAX_VAIN_TRIES", 2)
     network, manifest = MemoryNetwork(), manifest_of()
     async with nodes(manifest, tmp_path, 2, network) as members:
-        hostile = Hostile(members[0].mixing, 5)
+        hostile = Hostile(members[0].mixing, 1 << 16)
         hostile.wire = MemoryWire(network, IDS[2], wire_config(manifest), inbox=hostile)
         introduce(members, IDS[2])
         await hostile.say_ready(members)
@@ -85,22 +85,27 @@ async def test_garbage_in_an_exchange_of_all_costs_the_others_a_try_and_no_round
     assert len(said) == len(members)  # once by each, however often it happens
 
 
-@pytest.mark.parametrize("size", [5, 1 << 16], ids=["short", "far too long"])
+@pytest.mark.parametrize("size", [5, None, 1 << 16], ids=["short", "as long", "far too long"])
 async def test_garbage_from_a_partner_sends_a_pair_to_the_next_one(
-    tmp_path: Path, size: int
+    tmp_path: Path, size: int | None
 ) -> None:
     network, manifest = MemoryNetwork(), manifest_of("pairs")
     async with nodes(manifest, tmp_path, 2, network) as members:
-        hostile = Hostile(members[0].mixing, size)
+        (right_size,) = members[0].mixing.contribution_bytes(0)
+        hostile = Hostile(members[0].mixing, size or right_size)
         hostile.wire = MemoryWire(network, IDS[2], wire_config(manifest), inbox=hostile)
         for node in members:  # so that everybody asks the hostile one first
             node.driver.on_members((IDS[2],))
             node.trainer.train(1.0)
             node.trainer.depart()
         for node in members:
-            (refused, *_) = await node.events.until("transfer_refused")
-            assert (refused["src"], refused["blob"]) == (IDS[2], "part")
+            await node.events.until("exchange_failed")
+            refused = node.events.of("transfer_refused")
+            # Who has too little just has not what we asked for.
+            assert len(refused) >= 1 or size == 5
+            assert all((seen["src"], seen["blob"]) == (IDS[2], "part") for seen in refused)
             assert node.status.exchanges_failed >= 1
+        assert hostile.served
         introduce(members)
         for node in members:
             await node.events.until("landed")
@@ -128,6 +133,30 @@ async def test_somebody_unknown_is_reported_and_has_no_say(tmp_path: Path) -> No
         assert second.events.seen == []
         introduce([first, second])
         await a_round([first, second], 0)
+
+
+async def test_who_serves_half_and_dies_is_no_more_than_a_lost_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its first answers break off after a grain; what came stays, and each grain counts once.
+    async with nodes(manifest_of(), tmp_path, 2) as (first, second):
+        introduce([first, second])
+        broken: list[BlobRef] = []
+        collect = first.mixing.collect
+
+        def break_once(effect: Fetch, grain: int, frame: bytes) -> None:
+            collect(effect, grain, frame)
+            if effect.ref.kind == "part" and effect.ref not in broken:
+                broken.append(effect.ref)
+                raise TransportError("it broke off")
+
+        monkeypatch.setattr(first.mixing, "collect", break_once)
+        await a_round([first, second], 0)
+        assert broken  # the fault fired
+        assert first.events.of("transfer_failed")
+        assert first.digests() == second.digests()
+        expected = START + 0.7 * 1.9 * (drift(0) * 100 + drift(1) * 200) / 300
+        torch.testing.assert_close(first.anchor(), expected)
 
 
 # ---- catching up

@@ -1,6 +1,7 @@
 """A group of Mixings in memory, driven by hand as the exchange machines would."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from optim.outer.copy import Outer
 from optim.outer.nesterov import Nesterov
 from optim.outer.noloco import NoLoCo
 from optim.outer.rule import OuterRule
+from peer.blobs import StateSource
 from peer.mixing import KEPT_EXCHANGES, Mixing, OuterState, digest_of
-from protocol.errors import LocalProtocolError, MalformedMessage
+from protocol.errors import LocalProtocolError, MalformedMessage, NotAvailable
 from protocol.identity import PeerId
 from protocol.machine import BlobRef, Fetch, Land, Offer, Reduce
+from protocol.terms import Terms
 
 ID = b"e" * 16
 SOMEBODY = PeerId("somebody")
@@ -41,36 +44,85 @@ def vectors(num: int, seed: int = 0) -> list[torch.Tensor]:
 def mixing_of(
     *,
     rule: OuterRule | None = None,
-    codec: str | Codec = "fp32",
+    codec: str | Codec | tuple[Codec, ...] = "fp32",
     num_fragments: int = 1,
     feedback: float | None = None,
     anchor: torch.Tensor | None = None,
     our_id: str = "ours",
 ) -> Mixing:
+    if isinstance(codec, str):
+        codec = codec_named(codec, block=8)
+    codecs = codec if isinstance(codec, tuple) else (codec,)
     return Mixing(
         layout_of(SHAPES, num_fragments=num_fragments),
         Outer(rule or Nesterov(), feedback),
-        codec_named(codec, block=8) if isinstance(codec, str) else codec,
+        codecs,
         torch.linspace(-1, 1, NUM_ELEMENTS) if anchor is None else anchor,
         our_id=PeerId(our_id),
     )
 
 
+def equally(num_parts: int) -> Terms:
+    return Terms((1,) * num_parts)
+
+
 def offer_of(num_parts: int, id: bytes = ID, fragment: int = 0) -> Offer:
-    return Offer(
-        fragment=fragment, round=0, exchange_id=id, num_parts=num_parts, members=(SOMEBODY,)
-    )
+    return Offer(fragment, 0, id, equally(num_parts), members=(SOMEBODY,))
 
 
-def fetch_of(kind: str, part: int, num_parts: int, tokens: int = 0, id: bytes = ID) -> Fetch:
+def fetch_of(
+    kind: str,
+    part: int,
+    num_parts: int,
+    tokens: int = 0,
+    id: bytes = ID,
+    *,
+    src: str = SOMEBODY,
+) -> Fetch:
     ref = BlobRef(kind, fragment=0, exchange_id=id, part=part)
-    return Fetch(SOMEBODY, ref, num_parts, tokens)
+    return Fetch(PeerId(src), ref, equally(num_parts), tokens)
 
 
-def served(mixing: Mixing, ref: BlobRef) -> memoryview:
-    data = mixing.blob(ref)
-    assert data is not None
-    return memoryview(bytes(data))
+def reduce_of(part: int, tokens: int, id: bytes = ID, *, is_shared: bool = True) -> Reduce:
+    return Reduce(BlobRef("average", 0, id, part), tokens, is_shared)
+
+
+def nothing() -> None:
+    """Nobody waits for a grain."""
+
+
+def offered(mixing: Mixing, effect: Offer, theta: torch.Tensor) -> torch.Tensor | None:
+    """Offers and encodes; returns where live parameters that do not wait go on from."""
+    start = mixing.offer(effect, theta)
+    mixing.encode(effect, nothing)
+    return start
+
+
+def frames_of(mixing: Mixing, ref: BlobRef) -> list[bytes]:
+    """Returns the grains that can be served, all of which are made."""
+    made = mixing.made(ref)
+    assert made is not None
+    assert None not in made.frames
+    return [frame for frame in made.frames if frame is not None]
+
+
+def has_all(mixing: Mixing, ref: BlobRef) -> bool:
+    made = mixing.made(ref)
+    return made is not None and not made.missing()
+
+
+def collect(mixing: Mixing, fetch: Fetch, frames: Sequence[bytes]) -> None:
+    """Takes in what is missing."""
+    for grain in mixing.missing(fetch):
+        mixing.collect(fetch, grain, frames[grain])
+
+
+def state_of(mixing: Mixing, fragment: int) -> memoryview:
+    """Returns a state as it is served."""
+    copy = mixing.outer[fragment].copy
+    vectors = [copy.anchor, *(copy.state[name] for name in sorted(copy.state))]
+    source = StateSource(vectors, copy.round)
+    return memoryview(asyncio.run(source.read(0, source.size_bytes)))
 
 
 def exchange(
@@ -79,19 +131,19 @@ def exchange(
     """All members scatter, reduce, gather and land, in the order of their places."""
     num = len(members)
     for mixing, theta in zip(members, thetas, strict=True):
-        mixing.offer(offer_of(num, id), theta)
+        offered(mixing, offer_of(num, id), theta)
     for part, reducer in enumerate(members):
-        for other, weight in zip(members, tokens, strict=True):
+        for place, (other, weight) in enumerate(zip(members, tokens, strict=True)):
             if other is not reducer:
-                fetch = fetch_of("part", part, num, weight, id)
-                reducer.collect(fetch, served(other, fetch.ref))
-        reducer.reduce(Reduce(fetch_of("average", part, num, id=id).ref, tokens[part]))
+                fetch = fetch_of("part", part, num, weight, id, src=f"member {place}")
+                collect(reducer, fetch, frames_of(other, fetch.ref))
+        reducer.reduce(reduce_of(part, tokens[part], id), nothing)
     for mixing in members:
         for part, reducer in enumerate(members):
             if reducer is not mixing:
                 fetch = fetch_of("average", part, num, id=id)
-                mixing.collect(fetch, served(reducer, fetch.ref))
-    return [mixing.land(Land(0, 0, id, num)) for mixing in members]
+                collect(mixing, fetch, frames_of(reducer, fetch.ref))
+    return [mixing.land(Land(0, 0, id, equally(num))) for mixing in members]
 
 
 @pytest.mark.parametrize("num", [1, 2, 3, 5, 8])
@@ -133,8 +185,9 @@ def test_a_listener_comes_to_the_same_bits_from_any_member() -> None:
         late = mixing_of(codec="int8")
         for part in range(3):
             fetch = fetch_of("average", part, 3)
-            late.collect(fetch, served(holder, fetch.ref))
-        assert late.land(Land(0, 0, ID, 3, rebase_on_anchor=True)).digest == landed[0].digest
+            collect(late, fetch, frames_of(holder, fetch.ref))
+        landing = Land(0, 0, ID, equally(3), rebase_on_anchor=True)
+        assert late.land(landing).digest == landed[0].digest
 
 
 @pytest.mark.parametrize("gamma", [0.7, 0.5], ids=["one lane", "two lanes"])
@@ -143,26 +196,39 @@ def test_a_pair_averages_its_own_way(gamma: float) -> None:
     ours, theirs = mixing_of(rule=rule), mixing_of(rule=rule)
     theta_a, theta_b = vectors(2)
     for mixing, theta in ((ours, theta_a), (theirs, theta_b)):
-        mixing.offer(offer_of(1), theta)
+        offered(mixing, offer_of(1), theta)
     fetch = fetch_of("part", 0, 1, 30)
-    ours.collect(fetch, served(theirs, fetch.ref))
-    average = BlobRef("average", fragment=0, exchange_id=ID)
-    ours.reduce(Reduce(average, 10, is_shared=False))
-    assert ours.blob(average) is None
+    collect(ours, fetch, frames_of(theirs, fetch.ref))
+    with pytest.raises(LocalProtocolError, match="without the average"):
+        ours.land(Land(0, 0, ID, equally(1)))
+    reduce = reduce_of(0, 10, is_shared=False)
+    ours.reduce(reduce, nothing)
+    assert ours.made(reduce.ref) is None
     old = ours.outer[0]
-    new = ours.land(Land(0, 0, ID, 1))
+    new = ours.land(Land(0, 0, ID, equally(1)))
     mean = 0.25 * rule.outgoing(old.anchor, theta_a) + 0.75 * rule.outgoing(old.anchor, theta_b)
     expected, _ = rule.step(old.anchor, mean, old.copy.state)
     torch.testing.assert_close(new.anchor, expected)
 
 
-@given(num_parts=st.integers(1, 200), lanes=st.sampled_from([1, 2]))
+@given(
+    shares=st.lists(st.integers(0, 9), min_size=1, max_size=60).filter(any),
+    lanes=st.sampled_from([1, 2]),
+    kind=st.sampled_from(["part", "average"]),
+)
 @settings(deadline=None)
-def test_parts_cover_everything_once_and_differ_by_one_at_most(num_parts: int, lanes: int) -> None:
+def test_parts_cover_everything_once_in_accordance_with_their_shares(
+    shares: list[int], lanes: int, kind: str
+) -> None:
     mixing = mixing_of(rule=NoLoCo(gamma=0.7 if lanes == 1 else 0.5))
-    sizes = [mixing.part_elements(0, part, num_parts) for part in range(num_parts)]
+    sizes = [
+        mixing.grains(BlobRef(kind, part=part), Terms(tuple(shares))).num_elements
+        for part in range(len(shares))
+    ]
     assert sum(sizes) == lanes * NUM_ELEMENTS
-    assert max(sizes) - min(sizes) <= 1
+    for size, share in zip(sizes, shares, strict=True):
+        assert abs(size - lanes * NUM_ELEMENTS * share / sum(shares)) < 1
+        assert share or not size
 
 
 @pytest.mark.parametrize("codec", ["fp32", "bf16", "int8"])
@@ -172,49 +238,78 @@ def test_more_parts_than_values_are_still_an_exchange(codec: str) -> None:
     assert len({state.digest for state in landed}) == 1
 
 
-def test_fetch_bytes_is_the_exact_size() -> None:
+def test_the_size_of_a_part_is_known_before_it_is_made() -> None:
     for codec in ("fp32", "bf16", "int8"):
         mixing = mixing_of(codec=codec)
-        mixing.offer(offer_of(5), vectors(1)[0])
+        offered(mixing, offer_of(5), vectors(1)[0])
+        sizes = []
         for part in range(5):
             fetch = fetch_of("part", part, 5)
-            assert len(served(mixing, fetch.ref)) == mixing.fetch_bytes(fetch)
+            sizes.append(mixing_of(codec=codec).grains(fetch.ref, fetch.terms).size_bytes)
+            assert sizes[-1] == sum(map(len, frames_of(mixing, fetch.ref)))
+        alone = mixing.grains(BlobRef("part"), equally(1)).size_bytes
+        assert mixing.contribution_bytes(0) == [alone]
+
+
+def test_an_exchange_can_be_held_in_a_cheaper_codec() -> None:
+    codecs = codec_named("fp32"), codec_named("bf16"), codec_named("int8", block=8)
+    mixing = mixing_of(codec=codecs)
+    theta = vectors(1)[0]
+    sizes, errors = [], []
+    for number, codec in enumerate(codecs):
+        id, terms = bytes([number]) * 16, Terms((1,), codec=number)
+        offered(mixing, Offer(0, 0, id, terms, (SOMEBODY,)), theta)
+        (frame,) = frames_of(mixing, BlobRef("part", 0, id))
+        values = codec.decode(frame, NUM_ELEMENTS)
+        errors.append((values - (mixing.outer[0].anchor - theta)).abs().max())
+        sizes.append(len(frame))
+    assert sizes == mixing.contribution_bytes(0) == sorted(sizes, reverse=True)
+    assert errors == sorted(errors)
 
 
 @pytest.mark.parametrize("kind", ["part", "average"])
 @pytest.mark.parametrize("codec", ["fp32", "bf16", "int8"])
 def test_hostile_frames_are_malformed_and_leave_nothing(codec: str, kind: str) -> None:
     giver, taker = mixing_of(codec=codec), mixing_of(codec=codec)
-    giver.offer(offer_of(2), vectors(1)[0])
+    offered(giver, offer_of(2), vectors(1)[0])
     fetch = fetch_of(kind, 0, 2, 10)
-    good = bytes(served(giver, BlobRef("part", fragment=0, exchange_id=ID)))
+    (good,) = frames_of(giver, BlobRef("part", fragment=0, exchange_id=ID))
+    assert taker.missing(fetch) == [0]
     nan = good[:-4] + b"\xff\xff\xff\xff"
     wrong = [b"", good[:-1], good + b"\0", good[1:], b"XX" + good[2:], bytes(len(good))]
     for frame in wrong if codec == "int8" else [*wrong, nan]:
         with pytest.raises(MalformedMessage):
-            taker.collect(fetch, memoryview(frame))
-    assert taker.blob(BlobRef("average", fragment=0, exchange_id=ID)) is None
+            taker.collect(fetch, 0, frame)
+    assert taker.missing(fetch) == [0]
+    assert not has_all(taker, BlobRef("average", fragment=0, exchange_id=ID))
     with pytest.raises(LocalProtocolError):
-        taker.land(Land(0, 0, ID, 2))
-    taker.collect(fetch, memoryview(good))
+        taker.land(Land(0, 0, ID, equally(2)))
+    taker.collect(fetch, 0, good)
+    assert taker.missing(fetch) == []
 
 
 @given(frame=st.binary(max_size=120))
 @settings(deadline=None)
 def test_any_bytes_are_malformed(frame: bytes) -> None:
+    mixing, fetch = mixing_of(), fetch_of("part", 0, 1, 10)
+    assert mixing.missing(fetch) == [0]
     with pytest.raises(MalformedMessage):
-        mixing_of().collect(fetch_of("part", 0, 1, 10), memoryview(frame))
+        mixing.collect(fetch, 0, frame)
 
 
-def test_a_landing_needs_all_averages_and_happens_once() -> None:
-    mixing = mixing_of()
-    mixing.offer(offer_of(1), vectors(1)[0])
+@pytest.mark.parametrize("num_parts", [1, 2])
+def test_a_landing_needs_all_averages_and_happens_once(num_parts: int) -> None:
+    mixing, landing = mixing_of(), Land(0, 0, ID, equally(num_parts))
     with pytest.raises(LocalProtocolError):
-        mixing.land(Land(0, 0, ID, 1))
-    mixing.reduce(Reduce(BlobRef("average", fragment=0, exchange_id=ID), 10))
-    mixing.land(Land(0, 0, ID, 1))
+        mixing.land(landing)
+    offered(mixing, offer_of(num_parts), vectors(1)[0])
+    for part in range(num_parts):
+        with pytest.raises(LocalProtocolError):
+            mixing.land(landing)
+        mixing.reduce(reduce_of(part, 10), nothing)
+    mixing.land(landing)
     with pytest.raises(LocalProtocolError):
-        mixing.land(Land(0, 0, ID, 1))
+        mixing.land(landing)
 
 
 def test_states_are_replaced_and_never_changed() -> None:
@@ -232,9 +327,9 @@ def test_a_state_survives_its_blob(fragment: int) -> None:
     source, target = mixing_of(num_fragments=2), mixing_of(num_fragments=2)
     size = len(source.layout.fragments[fragment])
     source.load_state(fragment, torch.randn(size), {"momentum": torch.randn(size)}, {}, 5)
-    round, data = source.state_blob(fragment)
-    assert (round, len(data)) == (5, source.state_bytes(fragment))
-    new = target.load_state_blob(fragment, data, round)
+    data = state_of(source, fragment)
+    assert len(data) == source.state_bytes(fragment)
+    new = target.load_state_blob(fragment, data, 5)
     assert new == target.outer[fragment]
     assert (new.round, new.digest) == (5, source.outer[fragment].digest)
     assert torch.equal(new.anchor, source.outer[fragment].anchor)
@@ -285,31 +380,53 @@ def test_of_the_last_exchanges_averages_are_kept_and_of_the_last_one_the_parts_t
         theta = torch.zeros(len(mixing.layout.fragments[fragment]))
         for id in ids:
             exchange_id = bytes([fragment]) + id
-            mixing.offer(offer_of(1, exchange_id, fragment), theta)
-            mixing.reduce(Reduce(BlobRef("average", fragment, exchange_id), own_tokens=1))
+            offered(mixing, offer_of(1, exchange_id, fragment), theta)
+            mixing.reduce(Reduce(BlobRef("average", fragment, exchange_id), 1), nothing)
     for fragment in (0, 1):
         found = {
-            kind: [
-                mixing.blob(BlobRef(kind, fragment, bytes([fragment]) + id)) is not None
-                for id in ids
-            ]
+            kind: [has_all(mixing, BlobRef(kind, fragment, bytes([fragment]) + id)) for id in ids]
             for kind in ("part", "average")
         }
         assert found["average"] == [False] * 2 + [True] * KEPT_EXCHANGES
         assert found["part"] == [False] * (len(ids) - 1) + [True]
 
 
+def discard(mixing: Mixing, id: bytes = ID) -> torch.Tensor | None:
+    """Takes an exchange off the table, and forgets it."""
+    bench = mixing.drop(0, id)
+    return None if bench is None else mixing.discard(0, bench)
+
+
 def test_a_discarded_exchange_is_gone_and_may_come_again() -> None:
     mixing = mixing_of()
-    mixing.offer(offer_of(1), vectors(1)[0])
-    average = BlobRef("average", fragment=0, exchange_id=ID)
-    mixing.reduce(Reduce(average, 10))
-    assert mixing.discard(0, ID) is None
-    assert mixing.discard(0, ID) is None
-    assert mixing.blob(average) is None
-    assert mixing.blob(BlobRef("part", fragment=0, exchange_id=ID)) is None
-    with pytest.raises(LocalProtocolError):
-        mixing.land(Land(0, 0, ID, 1))
+    for _ in range(2):
+        offered(mixing, offer_of(1), vectors(1)[0])
+        reduce = reduce_of(0, 10)
+        mixing.reduce(reduce, nothing)
+        assert has_all(mixing, reduce.ref)
+        parts = mixing.made(BlobRef("part", fragment=0, exchange_id=ID))
+        assert parts is not None
+        assert discard(mixing) is None
+        assert parts.is_withdrawn  # whoever reads it now is told
+        assert mixing.drop(0, ID) is None
+        assert mixing.made(reduce.ref) is None
+        assert mixing.made(BlobRef("part", fragment=0, exchange_id=ID)) is None
+        with pytest.raises(LocalProtocolError):
+            mixing.land(Land(0, 0, ID, equally(1)))
+
+
+def test_what_was_asked_for_a_discarded_exchange_does_nothing() -> None:
+    mixing, offer = mixing_of(), offer_of(1)
+    mixing.offer(offer, vectors(1)[0])
+    fetch = fetch_of("part", 0, 1, 10)
+    assert mixing.missing(fetch) == [0]
+    discard(mixing)
+    grains: list[None] = []
+    mixing.encode(offer, lambda: grains.append(None))
+    mixing.reduce(reduce_of(0, 10), lambda: grains.append(None))
+    with pytest.raises(NotAvailable):
+        mixing.collect(fetch, 0, b"")
+    assert grains == []
 
 
 @pytest.mark.parametrize(
@@ -324,9 +441,9 @@ def test_a_discarded_exchange_is_gone_and_may_come_again() -> None:
 )
 def test_what_we_have_not_is_not_served(ref: BlobRef) -> None:
     mixing = mixing_of()
-    mixing.offer(offer_of(2), vectors(1)[0])
-    mixing.reduce(Reduce(BlobRef("average", fragment=0, exchange_id=ID, part=0), 10))
-    assert mixing.blob(ref) is None
+    offered(mixing, offer_of(2), vectors(1)[0])
+    mixing.reduce(reduce_of(0, 10), nothing)
+    assert mixing.made(ref) is None
 
 
 def test_an_exchange_id_used_for_two_fragments_is_two_exchanges() -> None:
@@ -334,21 +451,20 @@ def test_an_exchange_id_used_for_two_fragments_is_two_exchanges() -> None:
     exchange_id = bytes(16)
     for fragment, span in enumerate(mixing.layout.fragments):
         theta = torch.full((len(span),), fragment + 1.0)
-        mixing.offer(offer_of(1, exchange_id, fragment), theta)
-    parts = [mixing.blob(BlobRef("part", fragment, exchange_id)) for fragment in (0, 1)]
-    assert None not in parts
+        offered(mixing, offer_of(1, exchange_id, fragment), theta)
+    parts = [frames_of(mixing, BlobRef("part", fragment, exchange_id)) for fragment in (0, 1)]
     assert parts[0] != parts[1]
 
 
 def test_an_exchange_that_has_landed_takes_nothing_in_any_more() -> None:
-    mixing = mixing_of(num_fragments=1)
-    exchange_id = bytes(16)
-    mixing.offer(offer_of(1, exchange_id, 0), torch.zeros(len(mixing.layout.fragments[0])))
-    average = BlobRef("average", 0, exchange_id)
-    mixing.reduce(Reduce(average, own_tokens=1))
-    mixing.land(Land(0, 0, exchange_id, 1))
-    frame = mixing.blob(average)
-    assert frame is not None
+    mixing = mixing_of()
+    offered(mixing, offer_of(1), vectors(1)[0])
+    reduce = reduce_of(0, 1)
+    mixing.reduce(reduce, nothing)
+    mixing.land(Land(0, 0, ID, equally(1)))
+    frames = frames_of(mixing, reduce.ref)
+    fetch = fetch_of("average", 0, 1, src="liar")
+    assert mixing.missing(fetch) == []
     with pytest.raises(MalformedMessage, match="has landed here already"):
-        mixing.collect(Fetch(PeerId("liar"), average, 1), memoryview(frame))
-    assert mixing.blob(average) is frame
+        mixing.collect(fetch, 0, frames[0])
+    assert frames_of(mixing, reduce.ref) == frames

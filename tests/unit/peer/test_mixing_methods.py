@@ -29,15 +29,22 @@ from optim.pairing import pairs_of
 from optim.schedule import Schedule
 from optim.swarm import LocalSwarm
 from peer.mixing import Mixing, OuterState
-from protocol.machine import BlobRef, Land, Reduce
+from protocol.machine import BlobRef, Land
 from tests.unit.peer.test_mixing import (
     ID,
     NUM_ELEMENTS,
     SHAPES,
+    collect,
+    discard,
+    equally,
     fetch_of,
+    frames_of,
     mixing_of,
+    nothing,
     offer_of,
-    served,
+    offered,
+    reduce_of,
+    state_of,
     vectors,
 )
 
@@ -92,7 +99,7 @@ def id_of(round: int) -> bytes:
 def depart(members: list[Mixing], thetas: list[Tensor], round: int, num_parts: int) -> list[Tensor]:
     """All members offer; returns the live parameters then."""
     offer = offer_of(num_parts, id_of(round))
-    starts = [mixing.offer(offer, theta) for mixing, theta in zip(members, thetas, strict=True)]
+    starts = [offered(mixing, offer, theta) for mixing, theta in zip(members, thetas, strict=True)]
     return [
         theta if start is None else start.clone()
         for start, theta in zip(starts, thetas, strict=True)
@@ -103,20 +110,20 @@ def gather(members: list[Mixing], round: int) -> None:
     """What follows the offers of all members: scatter, reduce and gather."""
     id, num = id_of(round), len(members)
     for part, reducer in enumerate(members):
-        for other in members:
+        for place, other in enumerate(members):
             if other is not reducer:
-                fetch = fetch_of("part", part, num, 100, id)
-                reducer.collect(fetch, served(other, fetch.ref))
-        reducer.reduce(Reduce(fetch_of("average", part, num, id=id).ref, 100))
+                fetch = fetch_of("part", part, num, 100, id, src=f"member {place}")
+                collect(reducer, fetch, frames_of(other, fetch.ref))
+        reducer.reduce(reduce_of(part, 100, id), nothing)
     for mixing in members:
         for part, reducer in enumerate(members):
             if reducer is not mixing:
                 fetch = fetch_of("average", part, num, id=id)
-                mixing.collect(fetch, served(reducer, fetch.ref))
+                collect(mixing, fetch, frames_of(reducer, fetch.ref))
 
 
 def land(members: list[Mixing], round: int) -> list[OuterState]:
-    return [mixing.land(Land(0, 0, id_of(round), len(members))) for mixing in members]
+    return [mixing.land(Land(0, 0, id_of(round), equally(len(members)))) for mixing in members]
 
 
 def is_equal(ours: State, theirs: State) -> bool:
@@ -181,11 +188,10 @@ def test_pairs_in_four_bits_are_those_of_one_process_to_the_bit() -> None:
         pairs = pairs_of(4, seed=0, fragment=0, round=round)
         for ours, theirs in [*pairs, *(pair[::-1] for pair in pairs)]:
             fetch = fetch_of("part", 0, 1, 100, id_of(round))
-            members[ours].collect(fetch, served(members[theirs], fetch.ref))
-            ref = BlobRef("average", fragment=0, exchange_id=id_of(round))
-            members[ours].reduce(Reduce(ref, 100, is_shared=False))
+            collect(members[ours], fetch, frames_of(members[theirs], fetch.ref))
+            members[ours].reduce(reduce_of(0, 100, id_of(round), is_shared=False), nothing)
         for mixing in members:
-            mixing.land(Land(0, 0, id_of(round), 1))
+            mixing.land(Land(0, 0, id_of(round), equally(1)))
         for mixing, theta, model, copies in zip(members, thetas, models, swarm.copies, strict=True):
             theta.copy_(mixing.outer[0].anchor)
             assert torch.equal(theta, model.theta)
@@ -234,10 +240,10 @@ def test_a_listener_of_a_sparse_exchange_comes_to_the_same_bits() -> None:
     gather(members, 1)
     for part in range(3):
         fetch = fetch_of("average", part, 3, id=id_of(1))
-        frame = served(members[1], fetch.ref)
-        assert len(frame) == late.fetch_bytes(fetch)
-        late.collect(fetch, frame)
-    heard = late.land(Land(0, 0, id_of(1), 3, rebase_on_anchor=True))
+        frames = frames_of(members[1], fetch.ref)
+        assert sum(map(len, frames)) == late.grains(fetch.ref, fetch.terms).size_bytes
+        collect(late, fetch, frames)
+    heard = late.land(Land(0, 0, id_of(1), equally(3), rebase_on_anchor=True))
     assert heard.digest == land(members, 1)[0].digest
     assert not heard.copy.own[RESIDUAL].any()  # nothing of its own was in it
 
@@ -245,8 +251,8 @@ def test_a_listener_of_a_sparse_exchange_comes_to_the_same_bits() -> None:
 def test_rounding_by_chance_depends_on_the_peer_and_on_the_exchange_alone() -> None:
     def frame(name: str, id: bytes) -> bytes:
         mixing = mixing_of(codec=Int4(block=8, rounding="stochastic"), our_id=name)
-        mixing.offer(offer_of(1, id), vectors(1)[0])
-        return bytes(served(mixing, BlobRef("part", fragment=0, exchange_id=id)))
+        offered(mixing, offer_of(1, id), vectors(1)[0])
+        return b"".join(frames_of(mixing, BlobRef("part", fragment=0, exchange_id=id)))
 
     frames = [frame("a", id_of(1)), frame("b", id_of(1)), frame("a", id_of(2))]
     assert len(set(frames)) == 3
@@ -266,8 +272,8 @@ def test_what_a_codec_leaves_out_is_sent_later() -> None:
         for place, mixing in enumerate(members):
             brought[place] += mixing.outer[0].anchor - thetas[place]
             refs = [fetch_of("part", part, num, id=id_of(round)).ref for part in range(num)]
-            sizes = [mixing.part_elements(0, part, num) for part in range(num)]
-            frames = [served(mixing, ref) for ref in refs]
+            sizes = [mixing.grains(ref, equally(num)).num_elements for ref in refs]
+            frames = [b"".join(frames_of(mixing, ref)) for ref in refs]
             sent[place] += torch.cat(list(map(codec.decode, frames, sizes)))
         gather(members, round)
         land(members, round)
@@ -279,8 +285,8 @@ def test_what_a_codec_leaves_out_is_sent_later() -> None:
 
 def test_what_nobody_has_used_is_not_taken_off_the_residual() -> None:
     mixing = mixing_of(rule=Plain(), codec=TopK(chunk=16, k=2), feedback=1.0)
-    mixing.offer(offer_of(1), vectors(1)[0])
-    mixing.discard(0, ID)
+    offered(mixing, offer_of(1), vectors(1)[0])
+    discard(mixing)
     assert not mixing.outer[0].copy.own[RESIDUAL].any()
 
 
@@ -296,23 +302,23 @@ def test_a_lost_exchange_gives_everything_back(rule: OuterRule, feedback: float 
     gather([mixing], 0)
     land([mixing], 0)  # so that there is something to return to
     before = mixing.outer[0]
-    start = mixing.offer(offer_of(2), theta)
+    start = offered(mixing, offer_of(2), theta)
     assert start is not None
     assert torch.equal(start, mixing.outer[0].copy.start)
-    first = bytes(served(mixing, BlobRef("part", fragment=0, exchange_id=ID)))
+    first = frames_of(mixing, BlobRef("part", fragment=0, exchange_id=ID))
     assert isinstance(rule, CO2) or not torch.equal(start, theta)
 
-    back = mixing.discard(0, ID)
+    back = discard(mixing)
     assert back is not None
     torch.testing.assert_close(back, theta)
     assert mixing.outer[0].digest == before.digest
     assert is_equal(mixing.outer[0].copy.own, before.copy.own)
-    assert mixing.discard(0, ID) is None  # once
+    assert discard(mixing) is None  # once
     # And the same contribution can be offered again.
-    again = mixing.offer(offer_of(2, id_of(7)), theta)
+    again = offered(mixing, offer_of(2, id_of(7)), theta)
     assert again is not None
     assert torch.equal(again, start)
-    assert bytes(served(mixing, BlobRef("part", fragment=0, exchange_id=id_of(7)))) == first
+    assert frames_of(mixing, BlobRef("part", fragment=0, exchange_id=id_of(7))) == first
 
 
 @AHEAD_RULES
@@ -321,7 +327,7 @@ def test_what_has_landed_is_not_given_back(rule: OuterRule) -> None:
     depart([mixing], vectors(1), 0, 1)
     gather([mixing], 0)
     (landed,) = land([mixing], 0)
-    assert mixing.discard(0, id_of(0)) is None
+    assert discard(mixing, id_of(0)) is None
     assert mixing.outer[0] is landed
 
 
@@ -333,9 +339,9 @@ def test_an_anchor_from_elsewhere_leaves_our_own_offset_as_it_is(rule: OuterRule
     gather([donor], 0)
     land([donor], 0)
     own = ours.outer[0].copy.own
-    round, blob = donor.state_blob(0)
+    blob = state_of(donor, 0)
     assert len(blob) == ours.state_bytes(0)
-    new = ours.load_state_blob(0, blob, round)
+    new = ours.load_state_blob(0, blob, donor.outer[0].round)
     assert new.digest == donor.outer[0].digest
     assert is_equal(new.copy.state, donor.outer[0].copy.state)
     assert is_equal(new.copy.own, own)

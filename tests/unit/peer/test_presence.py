@@ -57,6 +57,21 @@ async def test_we_see_the_others_and_not_ourselves() -> None:
     assert list(ours.addresses(IDS[2])) == []
 
 
+async def test_who_cannot_be_dialled_is_a_member_whom_its_relays_can_call() -> None:
+    board = Board()
+    ours, theirs = board.join(1), board.join(2)
+    await theirs.announce(Card(wire_addresses=(), reach="reverse", relays=(IDS[4],)))
+    await ours.refresh()
+    assert ours.members() == (IDS[1],)
+    assert ours.knows(IDS[1])
+    assert not ours.knows(IDS[2])
+    assert list(ours.addresses(IDS[1])) == []
+    assert list(ours.relays(IDS[1])) == [IDS[4]]
+    board.now_unix_s += 100.0
+    await ours.refresh()
+    assert list(ours.relays(IDS[1])) == [IDS[4]], "an exchange with it may be under way"
+
+
 @pytest.mark.parametrize("role", ["bootstrap", "left"])
 async def test_who_does_not_train_is_no_member_but_can_be_dialled(role: str) -> None:
     board = Board()

@@ -14,6 +14,7 @@ from peer.units import (
     format_rate,
     parse_count,
     parse_duration_s,
+    parse_minute_of_day,
     parse_rate_bps,
 )
 
@@ -95,6 +96,22 @@ def test_a_count_is_a_number(text: str | int, number: float) -> None:
 def test_what_is_no_count_is_refused_with_what_was_given(text: object) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(text))):
         parse_count(text)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "minute"),
+    [("00:00", 0), ("8:00", 480), ("08:05", 485), (" 23:59 ", 1439), ("24:00", 1440)],
+)
+def test_a_time_of_day_is_in_minutes_from_midnight(text: str, minute: int) -> None:
+    assert parse_minute_of_day(text) == minute
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8", "08.00", "8:5", "08:60", "24:01", "25:00", "-1:00", "8pm", "\u0668:00"]
+)
+def test_what_is_no_time_of_day_is_refused_with_what_was_given(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(text))):
+        parse_minute_of_day(text)
 
 
 @given(st.floats(1.0, 1e14))

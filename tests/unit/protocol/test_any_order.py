@@ -11,16 +11,25 @@ from collections import Counter
 
 import pytest
 
+from protocol.circle_exchange import CircleExchange
 from protocol.exchange import Exchange, ExchangeConfig, Phase
 from protocol.group_exchange import GroupExchange
 from protocol.identity import PeerId
 from protocol.machine import BlobRef, CatchUp, Discard, Effect, Fetch, Land, Offer, Reduce, Send
 from protocol.pair_exchange import PairExchange
 from protocol.roster import is_quorum
+from protocol.terms import Terms
 
-MACHINES: dict[str, type[Exchange]] = {"all": GroupExchange, "pairs": PairExchange}
+MACHINES: dict[str, type[Exchange]] = {
+    "all": GroupExchange,
+    "pairs": PairExchange,
+    "groups": CircleExchange,
+}
 QUORUM_FRAC = 0.5
 START = bytes(32)
+UP_BPS = (0, 10**6, 10**7, 10**9)
+"""So far apart that some members of a roster have nothing to average."""
+NUM_CODECS = 3
 
 
 class Peer:
@@ -35,13 +44,14 @@ class Peer:
             quorum_frac=QUORUM_FRAC,
             grace_s=3.0,
             exchange_s=20.0,
+            num_codecs=NUM_CODECS,
         )
         self.peer_id = peer_id
         self.machine = MACHINES[mixing](config, round=0, anchor_digest=START)
         self.round, self.digest = 0, START
         self.active: bytes | None = None
         """The exchange that our snapshot is in, or that we replay."""
-        self.offered: set[bytes] = set()
+        self.offered: dict[bytes, Terms] = {}
         self.parts: Counter[bytes] = Counter()
         self.averages: dict[bytes, dict[int, bytes]] = {}
         self.num_reduced: Counter[bytes] = Counter()
@@ -79,6 +89,8 @@ class World:
 
     def depart(self, peer_id: PeerId) -> None:
         peer = self.peers[peer_id]
+        peer.machine.up_bps = self.rng.choice(UP_BPS)
+        peer.machine.wanted_codec = self.rng.randrange(NUM_CODECS)
         if not peer.machine.is_using_snapshot:
             peer.machine.on_departed(self.rng.randint(1, 99), now_s=self.now_s)
             self.take_effects(peer)
@@ -149,6 +161,7 @@ class World:
         if ref.kind == "part":
             if ref.exchange_id not in src.offered:
                 return False
+            assert src.offered[ref.exchange_id] == effect.terms, "a part that nobody can decode"
             peer.parts[ref.exchange_id] += 1
             self.contributed.add((src.peer_id, ref.exchange_id))
             return True
@@ -174,7 +187,7 @@ class World:
                     assert peer.active is None, "in two exchanges at once"
                     assert effect.exchange_id not in peer.offered, "entered twice"
                     peer.active = effect.exchange_id
-                    peer.offered.add(effect.exchange_id)
+                    peer.offered[effect.exchange_id] = effect.terms
                 case Reduce():
                     self.reduce(peer, effect)
                 case Land():
@@ -191,6 +204,7 @@ class World:
         assert peer.active == exchange_id
         peer.num_reduced[exchange_id] += 1
         assert peer.num_reduced[exchange_id] == 1, "two averages of one part"
+        assert peer.offered[exchange_id].shares[effect.ref.part], "an average of nothing"
         if self.mixing == "all":
             num = peer.parts[exchange_id] + 1
             assert is_quorum(num, peer.num_live, QUORUM_FRAC), "an average without a quorum"
@@ -203,7 +217,8 @@ class World:
     def land(self, peer: Peer, effect: Land) -> None:
         assert peer.active == effect.exchange_id, "landed after it was given up"
         averages = peer.averages[effect.exchange_id]
-        assert sorted(averages) == list(range(effect.num_parts)), "landed a part of it"
+        assert tuple(sorted(averages)) == effect.terms.parts, "landed a part of it"
+        self.faults["empty part"] += len(averages) < effect.terms.num_parts
         assert effect.exchange_id not in {exchange_id for exchange_id, _, _ in peer.landed}
         assert effect.round == peer.round
         before = peer.digest
@@ -297,7 +312,7 @@ def test_in_peace_nobody_forks_and_no_attempt_fails(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(150))
-@pytest.mark.parametrize("mixing", ["all", "pairs"])
+@pytest.mark.parametrize("mixing", MACHINES)
 def test_safe_under_attack(mixing: str, seed: int) -> None:
     world = world_of(mixing, seed)
     world.attack(1000)
@@ -307,7 +322,7 @@ def test_safe_under_attack(mixing: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-@pytest.mark.parametrize("mixing", ["all", "pairs"])
+@pytest.mark.parametrize("mixing", MACHINES)
 def test_after_an_attack_all_go_on_together(mixing: str, seed: int) -> None:
     world = world_of(mixing, seed)
     world.attack(400)
@@ -337,7 +352,7 @@ def test_the_attacks_reach_what_they_are_meant_to_reach() -> None:
             peer.machine._tell = counted  # type: ignore[method-assign]
         world.attack(1200)
         faults += world.faults
-    assert all(faults[fault] > 20 for fault in ("loss", "duplicate", "cut"))
+    assert all(faults[fault] > 20 for fault in ("loss", "duplicate", "cut", "empty part"))
     assert faults["kill"] > 5
     for event in ("exchange_begins", "exchange_failed", "replay_begins", "catching_up"):
         assert events[event] > 5, event

@@ -4,12 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.card import ROLES, Card, parse_card
+from protocol.card import MAX_RELAYS, ROLES, Card, parse_card
 from protocol.errors import LimitExceeded, MalformedMessage, RemoteError
+from protocol.identity import Identity
 from protocol.pb import thinwire_pb2 as pb
 
 names = st.text("az09.:/-\u00e9\u4e16 ", max_size=64)
 counts = st.integers(0, (1 << 64) - 1)
+IDS = [Identity(bytes([n]) * 32).peer_id for n in range(MAX_RELAYS + 1)]
 cards = st.builds(
     Card,
     wire_addresses=st.lists(names, max_size=8).map(tuple),
@@ -19,6 +21,8 @@ cards = st.builds(
     round=counts,
     tokens=counts,
     software=names,
+    reach=st.sampled_from(["direct", "reverse"]),
+    relays=st.lists(st.sampled_from(IDS), max_size=MAX_RELAYS).map(tuple),
 )
 
 
@@ -28,7 +32,9 @@ def test_round_trip(card: Card) -> None:
 
 
 def test_a_card_that_just_fits() -> None:
-    card = Card(wire_addresses=("a" * 256,) * 8, multiaddrs=("m" * 256,) * 8)
+    card = Card(
+        wire_addresses=("a" * 256,) * 8, multiaddrs=("m" * 256,) * 8, relays=tuple(IDS[:MAX_RELAYS])
+    )
     assert parse_card(card.to_bytes()) == card
 
 
@@ -52,6 +58,18 @@ def test_unknown_roles_are_refused_in_few_words(role: str) -> None:
     with pytest.raises(MalformedMessage) as caught:
         parse_card(pb.PeerCard(role=role).SerializeToString())
     assert len(str(caught.value)) < 50
+
+
+def test_relays_are_few_and_peers_and_reach_is_known() -> None:
+    with pytest.raises(LimitExceeded):
+        parse_card(Card(wire_addresses=(), relays=tuple(IDS)).to_bytes())
+    for wrong in (pb.PeerCard(role="peer", relays=["me"]), pb.PeerCard(role="peer", reach="no")):
+        with pytest.raises(MalformedMessage):
+            parse_card(wrong.SerializeToString())
+
+
+def test_a_card_that_says_nothing_of_its_reach_is_of_one_that_can_be_dialled() -> None:
+    assert parse_card(pb.PeerCard(role="peer").SerializeToString()).reach == "direct"
 
 
 def test_a_long_software_name_is_cut() -> None:

@@ -1,16 +1,20 @@
 """The fetches of one group exchange, one event at a time. We are `b` of the roster a, b, c."""
 
+from dataclasses import replace
+
 import pytest
 
 from protocol.exchange import ExchangeConfig
-from protocol.gathering import MAX_SILENT_TRIES, MAX_VAIN_TRIES, Gathering
+from protocol.gathering import MAX_READY, MAX_SILENT_TRIES, MAX_VAIN_TRIES, Gathering
 from protocol.identity import PeerId
 from protocol.machine import BlobRef, Effect, Fetch, Reduce
 from protocol.messages import Member, Roster
+from protocol.terms import Terms
 
 A, B, C = PEERS = [PeerId(name) for name in "abc"]
 ID = b"e" * 16
-ROSTER = Roster(0, 7, ID, (Member(A, 10), Member(B, 20), Member(C, 30)))
+ROSTER = Roster(0, 7, ID, (Member(A, 10), Member(B, 20), Member(C, 30)), (1, 1, 1))
+THREE = Terms((1, 1, 1))
 CONFIG = ExchangeConfig(
     our_id=B,
     life="1",
@@ -32,7 +36,7 @@ def average(part: int) -> BlobRef:
 
 def member(*, num_live: int = 3) -> Gathering:
     gathering = Gathering.of_member(ROSTER, CONFIG, num_live=num_live, now_s=100.0)
-    assert gathering.drain() == [Fetch(A, part_ref(1), 3, 10), Fetch(C, part_ref(1), 3, 30)]
+    assert gathering.drain() == [Fetch(A, part_ref(1), THREE, 10), Fetch(C, part_ref(1), THREE, 30)]
     return gathering
 
 
@@ -46,8 +50,9 @@ def reduced() -> Gathering:
 
 
 def listener(num_parts: int = 2) -> Gathering:
-    gathering = Gathering.of_listener(ID, num_parts, A, CONFIG, now_s=100.0)
-    assert gathering.drain() == [Fetch(A, average(part), num_parts) for part in range(num_parts)]
+    terms = Terms((1,) * num_parts)
+    gathering = Gathering.of_listener(ID, terms, A, CONFIG, now_s=100.0)
+    assert gathering.drain() == [Fetch(A, average(part), terms) for part in range(num_parts)]
     return gathering
 
 
@@ -73,8 +78,8 @@ def test_scatter_reduce_gather() -> None:
     gathering.on_fetched(C, part_ref(1), now_s=101.0)
     assert gathering.drain() == [
         Reduce(average(1), 20),
-        Fetch(A, average(0), 3),
-        Fetch(C, average(2), 3),
+        Fetch(A, average(0), THREE),
+        Fetch(C, average(2), THREE),
     ]
     gathering.on_fetched(C, average(2), now_s=102.0)
     assert not gathering.is_complete
@@ -95,7 +100,7 @@ def test_doubled_and_foreign_news_count_once() -> None:
 
 
 def test_a_roster_of_one_is_done_at_once() -> None:
-    alone = Roster(0, 7, ID, (Member(B, 20),))
+    alone = Roster(0, 7, ID, (Member(B, 20),), (1,))
     gathering = Gathering.of_member(alone, CONFIG, num_live=1, now_s=100.0)
     assert gathering.drain() == [Reduce(average(0), 20)]
     assert gathering.is_complete
@@ -111,8 +116,8 @@ def test_a_member_that_brings_no_part_is_left_out(is_alive: bool, tries: int) ->
     # Its average is asked of itself if it lives, else of the others at once.
     assert effects == [
         Reduce(average(1), 20),
-        Fetch(A, average(0), 3),
-        Fetch(C if is_alive else A, average(2), 3),
+        Fetch(A, average(0), THREE),
+        Fetch(C if is_alive else A, average(2), THREE),
     ]
     assert gathering.unresponsive == (set() if is_alive else {C})
 
@@ -136,7 +141,7 @@ def test_the_average_of_a_reducer_that_left_comes_from_another(is_alive: bool, t
     assert gathering.failure is None
     assert gathering.waiting_for() == (C,)
     gathering.on_timer(now_s=102.25)
-    assert gathering.drain() == [Fetch(C, average(0), 3)]
+    assert gathering.drain() == [Fetch(C, average(0), THREE)]
     gathering.on_fetched(C, average(0), now_s=103.0)
     assert gathering.is_complete
 
@@ -145,7 +150,7 @@ def test_nobody_has_the_average_of_a_dead_reducer() -> None:
     gathering = reduced()
     fail_at_last(gathering, A, average(0), is_alive=False, tries=2, now_s=102.0)
     gathering.on_timer(now_s=102.25)
-    assert gathering.drain() == [Fetch(C, average(0), 3)]
+    assert gathering.drain() == [Fetch(C, average(0), THREE)]
     # Who is no reducer of it has it already or never gets it: two tries are enough.
     fail_at_last(gathering, C, average(0), is_alive=True, tries=2, now_s=103.0)
     assert gathering.failure
@@ -160,7 +165,7 @@ def test_who_has_landed_has_every_average() -> None:
     gathering.drain()
     gathering.on_fetch_failed(C, average(0), is_alive=True, now_s=102.5)
     gathering.on_holder(C, now_s=102.75)  # one more no would have been the last
-    assert gathering.drain() == [Fetch(C, average(0), 3)]
+    assert gathering.drain() == [Fetch(C, average(0), THREE)]
     gathering.on_fetch_failed(C, average(0), is_alive=True, now_s=103.0)
     assert gathering.failure is None
 
@@ -202,5 +207,94 @@ def test_a_failed_fetch_is_repeated_after_a_pause_and_not_before() -> None:
     gathering.on_timer(now_s=101.2)
     assert gathering.drain() == []
     gathering.on_timer(now_s=101.25)
-    assert gathering.drain() == [Fetch(A, part_ref(1), 3, 10)]
+    assert gathering.drain() == [Fetch(A, part_ref(1), THREE, 10)]
     assert gathering.next_deadline_s() == 120.0  # it is under way
+
+
+# ---- a member with an empty part
+
+
+SPLIT = Terms((2, 0, 1), codec=1)
+
+
+def bystander() -> Gathering:
+    """We are too slow to average anything; the averages of a and c are asked for at once."""
+    roster = replace(ROSTER, shares=SPLIT.shares, codec=SPLIT.codec)
+    gathering = Gathering.of_member(roster, CONFIG, num_live=3, now_s=100.0)
+    assert gathering.drain() == [Fetch(A, average(0), SPLIT), Fetch(C, average(2), SPLIT)]
+    assert gathering.is_member
+    assert not gathering.is_reducing
+    return gathering
+
+
+def test_an_empty_part_is_neither_collected_nor_averaged_nor_wanted() -> None:
+    gathering = bystander()
+    for peer, part in ((A, 0), (C, 2)):
+        assert not gathering.is_complete
+        gathering.on_fetched(peer, average(part), now_s=101.0)
+    assert gathering.is_complete
+    # The others do without our average.
+    roster = replace(ROSTER, shares=(1, 2, 0))
+    reducer = Gathering.of_member(roster, CONFIG, num_live=3, now_s=100.0)
+    reducer.drain()
+    for peer in (A, C):
+        reducer.on_fetched(peer, part_ref(1), now_s=101.0)
+    assert reducer.drain() == [Reduce(average(1), 20), Fetch(A, average(0), Terms((1, 2, 0)))]
+
+
+def test_a_replay_has_no_empty_parts_either() -> None:
+    gathering = Gathering.of_listener(ID, SPLIT, A, CONFIG, now_s=100.0)
+    assert gathering.drain() == [Fetch(A, average(0), SPLIT), Fetch(A, average(2), SPLIT)]
+
+
+def test_averages_that_take_long_are_waited_for_by_whoever_makes_none() -> None:
+    gathering = bystander()
+    for attempt in range(3 * MAX_VAIN_TRIES):
+        now_s = 101.0 + 0.25 * attempt
+        gathering.on_fetch_failed(A, average(0), is_alive=True, now_s=now_s)
+        gathering.on_timer(now_s=now_s + 0.25)
+        assert gathering.drain() == [Fetch(A, average(0), SPLIT)]
+    assert gathering.failure is None
+
+
+def test_a_reducer_that_is_ready_anew_has_given_up() -> None:
+    gathering = bystander()
+    for _ in range(MAX_READY - 1):
+        gathering.on_ready(A, now_s=101.0)
+        gathering.on_ready(PeerId("x"), now_s=101.0)
+        assert gathering.drain() == []  # it may not have had the roster then
+    gathering.on_ready(A, now_s=102.0)
+    assert gathering.drain() == [Fetch(C, average(0), SPLIT)]
+    fail_at_last(gathering, C, average(0), is_alive=True, tries=2, now_s=103.0)
+    assert gathering.failure
+    assert gathering.failure.startswith(A)
+
+
+def test_all_reducers_that_are_ready_anew_end_the_exchange() -> None:
+    roster = replace(ROSTER, members=ROSTER.members[:2], shares=(1, 0))
+    gathering = Gathering.of_member(roster, CONFIG, num_live=2, now_s=100.0)
+    for _ in range(MAX_READY):
+        assert not gathering.failure
+        gathering.on_ready(A, now_s=101.0)
+    assert gathering.failure
+
+
+def test_what_a_reducer_cannot_give_comes_from_whoever_has_landed() -> None:
+    gathering = bystander()
+    gathering.on_fetched(C, average(2), now_s=101.0)
+    gathering.on_holder(C, now_s=102.0)
+    effects = fail_at_last(gathering, A, average(0), is_alive=True, tries=2, now_s=103.0)
+    gathering.on_timer(now_s=103.25)
+    assert (effects, gathering.drain()) == ([], [Fetch(C, average(0), SPLIT)])
+
+
+def test_nobody_completes_it_without_us_or_without_another_reducer() -> None:
+    gathering = bystander()
+    assert gathering.is_stuck_without(A)
+    gathering.on_holder(C, now_s=101.0)
+    assert not gathering.is_stuck_without(A)  # somebody has landed already
+    roster = replace(ROSTER, shares=(0, 0, 1))
+    gathering = Gathering.of_member(roster, CONFIG, num_live=3, now_s=100.0)
+    assert not gathering.is_stuck_without(A)
+    assert member().is_stuck_without(A)
+    assert not reduced().is_stuck_without(A)

@@ -21,17 +21,19 @@ from protocol.machine import (
     Tell,
 )
 from protocol.messages import Answer, Committed, Member, Note, Propose, Ready, Roster
+from protocol.terms import Terms
 
 ROUND = 7
 OLD, NEW, ELSE = b"o" * 32, b"n" * 32, b"x" * 32
 ID, ID2 = b"e" * 16, b"f" * 16
+THREE = Terms((1, 1, 1))
 # In the order in which they may lead this round.
 FIRST, SECOND, THIRD, FOURTH = PEERS = leader_order(
     [PeerId(name) for name in "abcd"], run_id="run", fragment=0, round=ROUND
 )
 
 
-def machine_of(our_id: PeerId, *others: PeerId) -> GroupExchange:
+def machine_of(our_id: PeerId, *others: PeerId, num_codecs: int = 1) -> GroupExchange:
     config = ExchangeConfig(
         our_id=our_id,
         life="1",
@@ -40,6 +42,7 @@ def machine_of(our_id: PeerId, *others: PeerId) -> GroupExchange:
         quorum_frac=0.5,
         grace_s=3.0,
         exchange_s=20.0,
+        num_codecs=num_codecs,
     )
     machine = GroupExchange(config, round=ROUND, anchor_digest=OLD)
     machine.on_members(others, now_s=0.0)
@@ -64,7 +67,8 @@ def ready(tokens: int = 10, *, round: int = ROUND, digest: bytes = OLD) -> Ready
 
 
 def roster(*peers: PeerId, id: bytes = ID, round: int = ROUND) -> Roster:
-    return Roster(0, round, id, tuple(Member(peer, 10) for peer in sorted(peers)))
+    members = tuple(Member(peer, 10) for peer in sorted(peers))
+    return Roster(0, round, id, members, (1,) * len(members))
 
 
 def part(index: int, id: bytes = ID) -> BlobRef:
@@ -105,7 +109,7 @@ def fail(machine: GroupExchange) -> None:
 
 
 def committed(round: int = ROUND + 1, *, digest: bytes = NEW, id: bytes = ID) -> Committed:
-    return Committed(0, round, digest, id, 3 if id else 0)
+    return Committed(0, round, digest, id, (1, 1, 1) if id else ())
 
 
 # ---- becoming ready, closing the roster
@@ -148,8 +152,8 @@ def test_complete_closes_at_once() -> None:
     others = tuple(peer for peer in note.peer_ids if peer != FIRST)
     ref = BlobRef("part", fragment=0, exchange_id=note.exchange_id, part=ours)
     assert effects[2:] == [
-        Offer(fragment=0, round=ROUND, exchange_id=note.exchange_id, num_parts=3, members=others),
-        *(Fetch(peer, ref, 3, tokens[peer]) for peer in others),
+        Offer(fragment=0, round=ROUND, exchange_id=note.exchange_id, terms=THREE, members=others),
+        *(Fetch(peer, ref, THREE, tokens[peer]) for peer in others),
     ]
     assert machine.phase is Phase.EXCHANGING
 
@@ -218,7 +222,7 @@ def test_a_swarm_of_one_steps_alone() -> None:
         offer, reduce, land = drain(machine)
         assert isinstance(offer, Offer)
         assert isinstance(reduce, Reduce)
-        assert land == Land(0, round, offer.exchange_id, 1)
+        assert land == Land(0, round, offer.exchange_id, Terms())
         machine.on_landed(round + 1, NEW, now_s=float(round))
         assert drain(machine) == []
         assert (machine.phase, machine.next_deadline_s()) == (Phase.IDLE, None)
@@ -354,7 +358,7 @@ def test_exchanging_landing_idle() -> None:
         if index != ours:
             assert machine.phase is Phase.EXCHANGING
             machine.on_fetched(peer, average(index), now_s=3.0)
-    assert drain(machine) == [Land(0, ROUND, ID, 3)]
+    assert drain(machine) == [Land(0, ROUND, ID, THREE)]
     assert (machine.phase, machine.next_deadline_s()) == (Phase.LANDING, None)
     machine.on_landed(ROUND + 1, NEW, now_s=3.5)
     assert drain(machine) == [Send(peer, committed()) for peer in sorted((FIRST, THIRD))]
@@ -415,9 +419,9 @@ def test_a_dead_reducer_whose_average_another_has() -> None:
         machine.on_fetch_failed(FIRST, average(dead), is_alive=False, now_s=now_s)
         drain(machine)
         machine.on_timer(now_s=now_s + 0.25)
-    assert drain(machine) == [Fetch(THIRD, average(dead), 3)]
+    assert drain(machine) == [Fetch(THIRD, average(dead), THREE)]
     machine.on_fetched(THIRD, average(dead), now_s=5.0)
-    assert drain(machine) == [Land(0, ROUND, ID, 3)]
+    assert drain(machine) == [Land(0, ROUND, ID, THREE)]
 
 
 def test_an_attempt_that_the_dead_reducer_spoils_is_followed_by_one_without_it() -> None:
@@ -445,7 +449,7 @@ def test_a_member_that_hears_that_its_exchange_was_committed_asks_there() -> Non
         for src in (FIRST, THIRD):
             machine.on_fetch_failed(src, average(members.index(FIRST)), is_alive=False, now_s=now_s)
         machine.on_timer(now_s=now_s + 0.25)
-    assert drain(machine)[-1] == Fetch(FOURTH, average(members.index(FIRST)), 3)
+    assert drain(machine)[-1] == Fetch(FOURTH, average(members.index(FIRST)), THREE)
 
 
 # ---- others are ahead
@@ -458,11 +462,11 @@ def test_a_listener_replays(is_ready: bool) -> None:
         machine.on_departed(10, now_s=0.0)
         drain(machine)
     machine.on_note(FIRST, committed(), now_s=1.0)
-    assert drain(machine) == [Fetch(FIRST, average(index), 3) for index in range(3)]
+    assert drain(machine) == [Fetch(FIRST, average(index), THREE) for index in range(3)]
     assert machine.is_using_snapshot
     for index in range(3):
         machine.on_fetched(FIRST, average(index), now_s=2.0)
-    assert drain(machine) == [Land(0, ROUND, ID, 3, rebase_on_anchor=True)]
+    assert drain(machine) == [Land(0, ROUND, ID, THREE, rebase_on_anchor=True)]
     machine.on_landed(ROUND + 1, NEW, now_s=3.0)
     assert sent(machine, Committed) == [(FIRST, committed())]  # it can be asked in turn
     assert machine.phase is Phase.IDLE
@@ -494,7 +498,7 @@ def test_a_member_leaves_its_attempt_for_what_others_committed() -> None:
     machine.on_note(THIRD, committed(), now_s=2.0)
     assert drain(machine) == [
         Discard(0, ID2),
-        *(Fetch(THIRD, average(index), 3) for index in range(3)),
+        *(Fetch(THIRD, average(index), THREE) for index in range(3)),
     ]
 
 

@@ -52,6 +52,7 @@ CHANGES: dict[str, Any] = {
     "inner.batch_sequences": 9,
     "method.preset": "diloco",
     "method.mixing": "pairs",
+    "method.group_size": 8,
     "method.schedule.interval_steps": 101,
     "method.schedule.fragments": 2,
     "method.schedule.overlap_steps": 1,
@@ -63,6 +64,7 @@ CHANGES: dict[str, Any] = {
     "method.codec.rounding": "stochastic",
     "method.codec.kept": 64,
     "method.codec.feedback": 0.95,
+    "method.codec.cheaper": ["int8", "int4"],
     "method.outer.rule": "noloco",
     "method.outer.constants": {"gap": "norm"},
     "round.quorum_frac": 0.6,
@@ -133,7 +135,7 @@ def test_the_order_of_keys_does_not_matter() -> None:
 
 def test_the_run_id_is_the_hash_of_the_canonical_bytes() -> None:
     # Pinned: if this changes, every ticket that was ever printed leads nowhere.
-    assert MANIFEST.run_id == ("5860d5bb3ad9cc5fd82d4d4a52821be710d8ac6ca32383f86a30d7cb21cbd7c7")
+    assert MANIFEST.run_id == ("3b6fb99b78bc63ef525f41e56a13ea652ed8f356fb079941d6b01ad57c88865d")
 
 
 @given(
@@ -199,6 +201,9 @@ def test_what_a_stranger_writes_comes_out_as_one_short_line() -> None:
         ("method.codec.kept", 0),
         ("method.codec.feedback", 0.0),
         ("method.codec.feedback", 1.1),
+        ("method.codec.cheaper", "int4"),
+        ("method.codec.cheaper", [""]),
+        ("method.codec.cheaper", ["int8"] * 5),
         ("inner.optimizer", "adam"),
         ("inner.momentum", 1.0),
         ("inner.lr", 0.0),

@@ -7,7 +7,10 @@ from protocol.identity import Identity, PeerId, peer_id_of
 from protocol.messages import (
     DIGEST_BYTES,
     EXCHANGE_ID_BYTES,
+    MAX_BPS,
+    MAX_CODECS,
     MAX_ROUND,
+    MAX_SHARE,
     MAX_TOKENS,
     Answer,
     Committed,
@@ -33,21 +36,29 @@ digests = st.binary(min_size=DIGEST_BYTES, max_size=DIGEST_BYTES)
 members = st.builds(
     Member, st.binary(min_size=32, max_size=32).map(peer_id_of), st.integers(1, MAX_TOKENS - 1)
 )
+places = st.lists(
+    st.tuples(members, st.integers(0, MAX_SHARE - 1)),
+    min_size=1,
+    max_size=MAX_PEERS,
+    unique_by=lambda place: place[0].peer_id,
+).filter(lambda places: any(share for _, share in places))
+shares = places.map(lambda places: tuple(share for _, share in places))
+codecs = st.integers(0, MAX_CODECS - 1)
+
+
+@st.composite
+def rosters(draw: st.DrawFn) -> Roster:
+    who, shares = zip(*draw(places), strict=True)
+    return Roster(draw(fragments), draw(rounds), draw(ids), who, shares, draw(codecs))
+
+
 notes = st.one_of(
-    st.builds(Ready, fragments, rounds, tokens, digests),
-    st.builds(
-        Roster,
-        fragments,
-        rounds,
-        ids,
-        st.lists(
-            members, min_size=1, max_size=MAX_PEERS, unique_by=lambda member: member.peer_id
-        ).map(tuple),
-    ),
+    st.builds(Ready, fragments, rounds, tokens, digests, st.integers(0, MAX_BPS - 1), codecs),
+    rosters(),
     st.builds(Committed, fragments, rounds, digests),
-    st.builds(Committed, fragments, rounds, digests, ids, st.integers(1, MAX_PEERS)),
-    st.builds(Propose, fragments, rounds, tokens, ids),
-    st.builds(Answer, fragments, ids, st.booleans(), tokens),
+    st.builds(Committed, fragments, rounds, digests, ids, shares, codecs),
+    st.builds(Propose, fragments, rounds, tokens, ids, codecs, st.booleans()),
+    st.builds(Answer, fragments, ids, st.booleans(), tokens, codecs),
 )
 
 
@@ -55,8 +66,9 @@ def parse(data: bytes) -> Note:
     return parse_note(data, max_bytes=MAX_BYTES, num_fragments=NUM_FRAGMENTS, max_peers=MAX_PEERS)
 
 
-def roster_of(*peers: PeerId) -> Roster:
-    return Roster(0, 1, ID, tuple(Member(peer, 5) for peer in peers))
+def roster_of(*peers: PeerId, shares: tuple[int, ...] | None = None, codec: int = 0) -> Roster:
+    members = tuple(Member(peer, 5) for peer in peers)
+    return Roster(0, 1, ID, members, (1,) * len(peers) if shares is None else shares, codec)
 
 
 @given(note=notes)
@@ -70,6 +82,8 @@ def test_round_trip(note: Note) -> None:
         (Ready(NUM_FRAGMENTS, 0, 1, DIGEST), LimitExceeded),
         (Ready(0, MAX_ROUND, 1, DIGEST), LimitExceeded),
         (Ready(0, 0, MAX_TOKENS, DIGEST), LimitExceeded),
+        (Ready(0, 0, 1, DIGEST, MAX_BPS), LimitExceeded),
+        (Ready(0, 0, 1, DIGEST, 0, MAX_CODECS), LimitExceeded),
         (Ready(0, 0, 1, DIGEST[1:]), MalformedMessage),
         (Ready(0, 0, 1, b""), MalformedMessage),
         (roster_of(), LimitExceeded),
@@ -77,29 +91,50 @@ def test_round_trip(note: Note) -> None:
         (roster_of(PEERS[0], PEERS[0]), MalformedMessage),
         (roster_of(PEERS[0], PeerId("somebody")), MalformedMessage),
         (roster_of(PEERS[0], PeerId(PEERS[0] + " ")), MalformedMessage),
-        (Roster(0, MAX_ROUND, ID, (Member(PEERS[0], 1),)), LimitExceeded),
-        (Roster(0, 1, ID[1:], (Member(PEERS[0], 1),)), MalformedMessage),
-        (Roster(0, 1, ID, (Member(PEERS[0], MAX_TOKENS),)), LimitExceeded),
-        (Roster(0, 1, ID, (Member(PEERS[0], 1), Member(PEERS[1], 0))), MalformedMessage),
+        (Roster(0, MAX_ROUND, ID, (Member(PEERS[0], 1),), (1,)), LimitExceeded),
+        (Roster(0, 1, ID[1:], (Member(PEERS[0], 1),), (1,)), MalformedMessage),
+        (Roster(0, 1, ID, (Member(PEERS[0], MAX_TOKENS),), (1,)), LimitExceeded),
+        (Roster(0, 1, ID, (Member(PEERS[0], 1), Member(PEERS[1], 0)), (1, 1)), MalformedMessage),
+        (roster_of(*PEERS[:2], shares=(1,)), MalformedMessage),
+        (roster_of(*PEERS[:2], shares=(1, 1, 1)), MalformedMessage),
+        (roster_of(*PEERS[:2], shares=(0, 0)), MalformedMessage),
+        (roster_of(*PEERS[:2], shares=(1, MAX_SHARE)), LimitExceeded),
+        (roster_of(*PEERS[:2], codec=MAX_CODECS), LimitExceeded),
         (Committed(0, MAX_ROUND, DIGEST), LimitExceeded),
         (Committed(0, 1, b""), MalformedMessage),
-        (Committed(0, 1, DIGEST, ID, 0), MalformedMessage),
-        (Committed(0, 1, DIGEST, b"", 1), MalformedMessage),
-        (Committed(0, 1, DIGEST, b"x", 1), MalformedMessage),
-        (Committed(0, 1, DIGEST, ID, MAX_PEERS + 1), LimitExceeded),
+        (Committed(0, 1, DIGEST, ID, ()), MalformedMessage),
+        (Committed(0, 1, DIGEST, b"", (1,)), MalformedMessage),
+        (Committed(0, 1, DIGEST, b"x", (1,)), MalformedMessage),
+        (Committed(0, 1, DIGEST, ID, (1,) * (MAX_PEERS + 1)), LimitExceeded),
+        (Committed(0, 1, DIGEST, ID, (0, 0)), MalformedMessage),
+        (Committed(0, 1, DIGEST, ID, (MAX_SHARE,)), LimitExceeded),
+        (Committed(0, 1, DIGEST, ID, (1,), MAX_CODECS), LimitExceeded),
         (Propose(0, MAX_ROUND, 1, ID), LimitExceeded),
         (Propose(0, 1, MAX_TOKENS, ID), LimitExceeded),
+        (Propose(0, 1, 1, ID, MAX_CODECS), LimitExceeded),
         (Propose(0, 1, 1, b""), MalformedMessage),
         (Answer(0, b"", True, 1), MalformedMessage),
         (Answer(0, ID, True, MAX_TOKENS), LimitExceeded),
+        (Answer(0, ID, True, 1, MAX_CODECS), LimitExceeded),
     ],
     ids=[
-        *("fragment", "ready round", "ready tokens", "short digest", "no digest"),
+        *(
+            "fragment",
+            "ready round",
+            "ready tokens",
+            "ready rate",
+            "ready codec",
+            "short digest",
+            "no digest",
+        ),
         *("empty roster", "large roster", "a member twice", "no peer id", "the same peer twice"),
         *("roster round", "roster id", "member tokens", "a member without tokens"),
+        *("too few shares", "too many shares", "shares of nothing", "large share", "roster codec"),
         *("committed round", "committed digest", "an exchange without parts"),
         *("parts without an exchange", "committed id", "too many parts"),
-        *("propose round", "propose tokens", "propose id", "answer id", "answer tokens"),
+        *("committed shares of nothing", "large committed share", "committed codec"),
+        *("propose round", "propose tokens", "propose codec", "propose id", "answer id"),
+        *("answer tokens", "answer codec"),
     ],
 )
 def test_limits(note: Note, error: type[RemoteError]) -> None:

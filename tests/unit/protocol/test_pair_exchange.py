@@ -9,13 +9,16 @@ from protocol.lottery import partner_order
 from protocol.machine import BlobRef, Discard, Effect, Fetch, Land, Offer, Reduce, Send, Tell
 from protocol.messages import Answer, Committed, Propose
 from protocol.pair_exchange import MAX_FETCH_TRIES, PairExchange
+from protocol.terms import Terms
 
 LOW, US, HIGH, FAR = (PeerId(name) for name in ("a", "m", "x", "z"))
 DIGEST = bytes(32)
 THEIR_ID = b"t" * 16
 
 
-def machine_of(*others: PeerId, our_id: PeerId = US, round: int = 4) -> PairExchange:
+def machine_of(
+    *others: PeerId, our_id: PeerId = US, round: int = 4, num_codecs: int = 1
+) -> PairExchange:
     config = ExchangeConfig(
         our_id=our_id,
         life="1",
@@ -24,6 +27,7 @@ def machine_of(*others: PeerId, our_id: PeerId = US, round: int = 4) -> PairExch
         quorum_frac=0.5,
         grace_s=3.0,
         exchange_s=20.0,
+        num_codecs=num_codecs,
     )
     machine = PairExchange(config, round=round, anchor_digest=DIGEST)
     machine.on_members(others, now_s=0.0)
@@ -80,8 +84,8 @@ def test_ready_yes_exchanging() -> None:
     machine.on_note(HIGH, Answer(0, propose.exchange_id, True, 30), now_s=0.5)
     id = propose.exchange_id
     assert drain(machine) == [
-        Offer(fragment=0, round=4, exchange_id=id, num_parts=1, members=(HIGH,)),
-        Fetch(HIGH, part_of(id), 1, 30),
+        Offer(fragment=0, round=4, exchange_id=id, terms=Terms(), members=(HIGH,)),
+        Fetch(HIGH, part_of(id), Terms(), 30),
     ]
     assert machine.phase is Phase.EXCHANGING
     assert machine.is_using_snapshot
@@ -95,8 +99,8 @@ def test_ready_we_accept_exchanging() -> None:
     machine.on_note(LOW, Propose(0, 9, 30, THEIR_ID), now_s=0.5)
     assert drain(machine) == [
         Send(LOW, Answer(0, THEIR_ID, True, 10)),
-        Offer(fragment=0, round=4, exchange_id=THEIR_ID, num_parts=1, members=(LOW,)),
-        Fetch(LOW, part_of(THEIR_ID), 1, 30),
+        Offer(fragment=0, round=4, exchange_id=THEIR_ID, terms=Terms(), members=(LOW,)),
+        Fetch(LOW, part_of(THEIR_ID), Terms(), 30),
     ]
     assert machine.phase is Phase.EXCHANGING
 
@@ -107,7 +111,7 @@ def test_exchanging_fetched_landing_landed_idle() -> None:
     machine.on_fetched(HIGH, part_of(id), now_s=2.0)
     assert drain(machine) == [
         Reduce(BlobRef("average", fragment=0, exchange_id=id), 10, is_shared=False),
-        Land(0, 4, id, 1),
+        Land(0, 4, id, Terms()),
     ]
     assert (machine.phase, machine.next_deadline_s()) == (Phase.LANDING, None)
     assert machine.is_using_snapshot
@@ -194,7 +198,7 @@ def test_the_partner_leaves_ready_again_and_the_next_is_asked(is_alive: bool) ->
         assert (question.dst, question.note.exchange_id) == (first, id)
         assert machine.next_deadline_s() == now_s + 0.25
         machine.on_timer(now_s=now_s + 0.25)
-        assert drain(machine) == [Fetch(first, part_of(id), 1, 30)]
+        assert drain(machine) == [Fetch(first, part_of(id), Terms(), 30)]
         now_s += 1.0
     machine.on_fetch_failed(first, part_of(id), is_alive=is_alive, now_s=now_s)
     effects = drain(machine)
@@ -253,7 +257,7 @@ def test_crossing_proposals_become_one_exchange() -> None:
     answer = Answer(0, from_low.exchange_id, True, 20)
     assert drain(high)[0] == Send(LOW, answer)
     low.on_note(US, answer, now_s=0.2)
-    assert drain(low)[1] == Fetch(US, part_of(from_low.exchange_id), 1, 20)
+    assert drain(low)[1] == Fetch(US, part_of(from_low.exchange_id), Terms(), 20)
     assert low.phase is high.phase is Phase.EXCHANGING
 
 

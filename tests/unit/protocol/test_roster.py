@@ -6,7 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.identity import PeerId
-from protocol.roster import RosterView, decide_roster, is_quorum
+from protocol.messages import Member, Ready, Roster
+from protocol.roster import RosterView, decide_roster, is_quorum, roster_of
+from protocol.shares import fair_shares
+from protocol.terms import Terms
 
 A, B, C, D = (PeerId(name) for name in "abcd")
 # Quorum of 4 since 10 s, grace 3 s, so it is due at 13 s; complete since 11 s, if at all.
@@ -112,3 +115,19 @@ def test_two_quorums_of_the_same_peers_meet(of: int, frac: float, data: st.DataO
     num, other = (data.draw(st.integers(0, of)) for _ in range(2))
     if is_quorum(num, of, frac) and is_quorum(other, of, frac):
         assert num + other > of
+
+
+def test_a_roster_has_all_who_are_ready_and_what_suits_them_all() -> None:
+    def ready(tokens: int, up_bps: int, codec: int) -> Ready:
+        return Ready(3, 7, tokens, bytes(32), up_bps, codec)
+
+    words = {C: ready(30, 4, 0), A: ready(10, 2, 2), B: ready(20, 2, 1)}
+    assert roster_of(words, b"e" * 16) == Roster(
+        3,
+        7,
+        b"e" * 16,
+        (Member(A, 10), Member(B, 20), Member(C, 30)),
+        shares=fair_shares([2, 2, 4]),
+        codec=2,
+    )
+    assert roster_of({A: ready(10, 0, 0)}, b"e" * 16).terms == Terms()

@@ -10,6 +10,7 @@ import pytest
 
 import peer.cli.join
 from peer.config import PeerConfig
+from peer.net.pace import NO_CAP, Cap
 from peer.run_folder import read_ticket, write_ticket
 from protocol.errors import ConfigError, MalformedMessage, TransportError
 from protocol.identity import Identity
@@ -106,6 +107,9 @@ def test_a_bug_is_not_made_nice(monkeypatch: pytest.MonkeyPatch, configs: list[P
         (["join", str(ticket_of()), "--dir", "file"], "cannot use the folder file"),
         (["new", "nowhere.toml"], "cannot read nowhere.toml"),
         (["bootstrap", "nowhere", "--listen", "host:99999"], "--listen host:99999"),
+        (["join", str(ticket_of()), "--up", "fast"], "--up 'fast' is not a rate"),
+        (["join", str(ticket_of()), "--down", "20"], "--down '20' is 20 bit/s"),
+        (["bootstrap", "nowhere", "--up", "20M,8-18=5M"], "--up '8' is not a time of day"),
     ],
     ids=lambda words: " ".join(word[:12] for word in words) if isinstance(words, list) else None,
 )
@@ -166,6 +170,18 @@ def test_a_ticket_is_all_that_is_needed(
     assert (config.listen_host, config.listen_port) == ("127.0.0.1", 0)
     assert not config.resume
     assert not config.allow_text_recipe
+
+
+def test_caps_may_depend_on_the_hour(
+    monkeypatch: pytest.MonkeyPatch, configs: list[PeerConfig]
+) -> None:
+    assert run(monkeypatch, "join", str(ticket_of())) == 0
+    words = ("--up", "20M,08:00-18:00=5M", "--down", "100M")
+    assert run(monkeypatch, "join", str(ticket_of()), *words) == 0
+    uncapped, capped = configs
+    assert (uncapped.up, uncapped.down) == (NO_CAP, NO_CAP)
+    assert [capped.up.bps(60 * hour) for hour in (7, 8, 18)] == [20e6, 5e6, 20e6]
+    assert capped.down == Cap(100e6)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,18 @@ def test_the_line_says_what_matters_and_fits_one_line() -> None:
     assert parts[-1].startswith("exchanging, waiting for")
 
 
+@pytest.mark.parametrize("width", [80, 40])
+def test_ways_are_shown_when_some_are_not_direct(width: int) -> None:
+    status = busy()
+    status.ways = {"direct": 3}
+    assert "ways" not in line(status) + drawn(status, width)
+    status.ways = {"direct": 3, "reverse": 1, "relayed": 2}
+    assert "ways: 3 direct, 1 reverse, 2 relayed" in line(status).split(" | ")
+    rows = drawn(status, width).splitlines()
+    assert {len(row) for row in rows} == {width}
+    assert re.search(r"ways +3 direct, .*2 relayed", " ".join(rows))
+
+
 def test_what_is_not_known_yet_is_a_dash_and_no_nan() -> None:
     text = line(PeerStatus())
     assert "- bits/byte" in text

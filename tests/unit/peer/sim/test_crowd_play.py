@@ -17,6 +17,7 @@ from rich.console import Console
 
 import peer.sim.crowd_play
 from optim.codec.codec import codec_named
+from optim.codec.grains import grain_elements
 from peer.sim import crowd_picture, crowd_report
 from peer.sim.crowd_outcome import CrowdOutcome, random_pairs_factor
 from peer.sim.crowd_play import play_crowd
@@ -64,8 +65,9 @@ def text_of(outcome: CrowdOutcome) -> str:
 def test_a_contribution_weighs_its_frame_and_a_state_anchor_and_momentum() -> None:
     chosen = scenario()
     spec = crowd_spec(chosen, chosen.manifest(0))
-    zeros = torch.zeros(1_000_000)
-    assert spec.part_bytes == len(codec_named("mod4").encode(zeros, near=zeros))
+    codec, limits = codec_named("mod4"), chosen.manifest(0).limits
+    grains = torch.zeros(1_000_000).split(grain_elements(codec, limits.chunk_bytes))
+    assert spec.part_bytes == sum(len(codec.encode(grain, near=grain)) for grain in grains)
     assert spec.state_bytes == 2 * 4 * 1_000_000
     assert (spec.mixing, spec.momentum, spec.gamma) == ("pairs", 0.5, 0.7)
     assert (spec.interval_steps, spec.interval_s, spec.entry_s) == (50, INTERVAL_S, INTERVAL_S)

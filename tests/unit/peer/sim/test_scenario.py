@@ -165,6 +165,10 @@ def test_what_stands_for_nothing_weighs_itself(tmp_path: Path) -> None:
         (CROWD + "[crowd]\nsize = 1", "crowd.size: there is no such setting"),
         (CROWD + '[crowd]\nrefresh = "0s"', "crowd.refresh: "),
         (CROWD.replace('"noloco"', '"gossip-stream"'), "run.method.schedule.fragments: at level"),
+        (
+            CROWD.replace('"noloco"', '{ preset = "noloco", mixing = "groups" }'),
+            "run.method.mixing: at level sizes",
+        ),
         (CROWD.replace('"noloco"', '"eager"'), "run.method.schedule.overlap_steps: at level"),
         (CROWD.replace('"noloco"', '"dicolo"'), "run.method: there is no preset"),
     ],

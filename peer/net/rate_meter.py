@@ -1,0 +1,89 @@
+"""A rate, measured while something is being sent.
+
+The estimate is a maximum over windows, as BBR's of the bottleneck's bandwidth (Cardwell et al., ACM
+Queue 14(5), 2016): most of what disturbs a measurement (slow start, losses, somebody else's
+download, a partner who is slow) makes it too small.
+
+**Symbols:** a window is about WINDOW_S of *busy* time, in which at least one transfer was in
+flight. The i-th last window, i = 0, 1, .. NUM_WINDOWS - 1, with rate r_i gives the estimate
+max_i r_i (1 - DECAY)^i.
+
+**Deviations:** windows are of busy time, not of round trips, so that a rate is still known after an
+hour without transfers (`test_idle_time_changes_nothing`). Older windows weigh less, so that one
+that was too fast does not last (`test_a_window_that_was_too_fast_is_forgotten`).
+"""
+
+from collections import deque
+
+WINDOW_S = 1.0
+SHORTEST_S = 0.1
+"""The end of a transfer closes a window that is no shorter; the times of shorter ones add up."""
+
+LEAST_BYTES = 64 * 1024
+"""A window lasts until it has carried so much."""
+
+NUM_WINDOWS = 10
+DECAY = 0.05
+
+
+class RateMeter:
+    """Measures one direction, of one partner or of all together. Times are arguments, in order.
+
+    Args:
+        remembered_bps: Counts as one window; 0 for none.
+        skipped_bytes: So many at the beginning of a spell do not count: what is sent is taken by
+            buffers at first, at their own rate.
+    """
+
+    def __init__(self, remembered_bps: float = 0.0, *, skipped_bytes: int = 0) -> None:
+        self.skipped_bytes = skipped_bytes
+        self._to_skip_bytes = 0
+        self._windows_bps = deque((remembered_bps,), maxlen=NUM_WINDOWS)
+        self._num_transfers = 0
+        self._counted_until_s = 0.0
+        self._busy_s = 0.0
+        self._num_bytes = 0
+
+    @property
+    def bps(self) -> float:
+        """The estimate in bit/s; 0 while nothing is known."""
+        newest_first = enumerate(reversed(self._windows_bps))
+        return max(rate_bps * (1 - DECAY) ** age for age, rate_bps in newest_first)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a transfer is in flight."""
+        return self._num_transfers > 0
+
+    def began(self, now_s: float) -> None:
+        """A transfer began: from now on bytes could flow."""
+        self._pass(now_s)
+        if not self.is_busy:
+            self._to_skip_bytes = self.skipped_bytes
+        self._num_transfers += 1
+
+    def ended(self, now_s: float) -> None:
+        """A transfer that began has ended, well or not."""
+        self._pass(now_s)
+        self._num_transfers -= 1
+        if not self.is_busy:
+            self._close(SHORTEST_S)
+
+    def on_bytes(self, num_bytes: int, now_s: float) -> None:
+        """So many bytes more have come, or gone, by now; without a transfer they do not count."""
+        if self.is_busy:
+            self._pass(now_s)
+            skipped_bytes = min(num_bytes, self._to_skip_bytes)
+            self._to_skip_bytes -= skipped_bytes
+            self._num_bytes += num_bytes - skipped_bytes
+            self._close(WINDOW_S)
+
+    def _pass(self, now_s: float) -> None:
+        if self.is_busy:
+            self._busy_s += now_s - self._counted_until_s
+        self._counted_until_s = now_s
+
+    def _close(self, least_s: float) -> None:
+        if self._busy_s >= least_s and self._num_bytes >= LEAST_BYTES:
+            self._windows_bps.append(8 * self._num_bytes / self._busy_s)
+            self._busy_s, self._num_bytes = 0.0, 0
