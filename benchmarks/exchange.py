@@ -250,6 +250,7 @@ def main() -> None:
                 "num_elements": elements,
                 "rounds": options.rounds - 1,
                 "huge_pages": options.huge_pages,
+                "load_after": [round(load, 2) for load in os.getloadavg()],
                 "results": results,
                 "samples": {name: [asdict(s) for s in mine] for name, mine in samples.items()},
             }

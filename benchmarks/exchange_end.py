@@ -23,6 +23,7 @@ from torch import Tensor
 
 from peer.blobs import FrameSink, FrameSource
 from peer.identity_file import load_identity
+from peer.memory import return_large_blocks
 from peer.method import mixing_of
 from peer.mixing import OuterState
 from peer.net.config import WireConfig
@@ -89,6 +90,7 @@ class ExchangeEnd:
     wire: GrpcWire
 
     def __init__(self, our_id: PeerId, their_id: PeerId, manifest: Manifest) -> None:
+        return_large_blocks()
         self.mixing = mixing_of(manifest, our_id)
         self.their_port = 0
         self.on_proposal: Callable[[bytes], None] = lambda exchange_id: None
@@ -178,7 +180,7 @@ class ExchangeEnd:
         mixing, fetch = self.mixing, Fetch(self._their_id, ref, _TERMS, _TOKENS)
 
         async def take(grain: int, frame: bytes | memoryview) -> None:
-            await self._job(lambda: mixing.collect(fetch, grain, frame))
+            mixing.collect(fetch, grain, frame)  # in the loop, as `peer.driver` does
 
         sink = FrameSink(mixing.grains(ref, _TERMS), mixing.missing(fetch), take)
         await self.wire.fetch(self._their_id, ref, sink)

@@ -122,6 +122,7 @@ class Bin:
     """Counts what comes, and keeps nothing; implements `peer.ports.Sink`."""
 
     grain_bytes = GRAIN_BYTES
+    is_divisible = True
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes

@@ -200,7 +200,7 @@ class End:
         """Takes a fragment's state from the other end, as a newcomer does."""
         self.meter.restart()
         before_bytes, began_s = resident_bytes(), time.perf_counter()
-        sink = StateSink(self.mixing.state_bytes(fragment))
+        sink = StateSink(self.mixing.state_lengths(fragment))
         await self.wire.fetch(self._their_id, BlobRef("state", fragment), sink)
         fetched_s = time.perf_counter() - began_s
         await asyncio.to_thread(self.mixing.load_state_blob, fragment, sink.whole(), sink.round)

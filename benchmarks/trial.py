@@ -161,7 +161,7 @@ class _Run:
     @property
     def num_anchors(self) -> int:
         swarm = self._swarm
-        return len(self._models) if swarm and swarm.method.mixing == "pairs" else 1
+        return len(self._models) if swarm and swarm.method.mixing != "all" else 1
 
     @property
     def sent_bytes(self) -> float:

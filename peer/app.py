@@ -18,6 +18,7 @@ from peer.entry import check_run, find_run, places
 from peer.identity_file import load_identity
 from peer.keeper import Keeper
 from peer.life import SOFTWARE, Life, Parts
+from peer.memory import return_large_blocks
 from peer.method import mixing_of
 from peer.net.config import WireConfig
 from peer.net.directory_hivemind import HivemindDirectory
@@ -117,6 +118,7 @@ class Peer:
     async def _start_parts(self, identity: Identity, run: Run) -> None:
         config, status = self.config, self.status
         status.phase = "building the model"
+        return_large_blocks()
         torch.set_num_threads(1)  # one core is enough for the mixing; the others are the trainer's
         mixing = mixing_of(run.manifest, self._our_id)
         self._keeper = Keeper(config.directory, run.manifest.run_id, self._our_id, mixing)

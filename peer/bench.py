@@ -53,6 +53,7 @@ class Bench:
 
     Attributes:
         terms: Of the exchange.
+        average: `[lanes * m]`, of which the parts that are there make sense.
         theta: `[m]`, the snapshot behind our offer; it is the trainer's again once we land.
         departure: Of our contribution; None if we have none in this exchange.
         copy: The outer copy from which it departed; None once it is encoded.
@@ -63,7 +64,7 @@ class Bench:
     """
 
     terms: Terms
-    num_elements: int
+    average: Tensor
     theta: Tensor | None = None
     departure: Departure | None = None
     copy: OuterCopy | None = None
@@ -72,12 +73,13 @@ class Bench:
     heard: defaultdict[PeerId, set[int]] = field(default_factory=lambda: defaultdict(set))
     is_reduced: bool = False
     has_landed: bool = False
-    average: Tensor = field(init=False)
-    """`[lanes * m]`, of which the parts that are there make sense."""
     _means: dict[tuple[int, int], WeightedMean] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.average = torch.empty(self.num_elements)
+    @property
+    def kept_bytes(self) -> int:
+        """What is encoded here, or will be."""
+        kept = [*self.own.values(), *self.shared.values()]
+        return sum(made.grains.size_bytes for made in kept)
 
     def mean(self, start: int, stop: int) -> WeightedMean:
         """Returns the mean of what was heard of these elements; it lies in the average."""

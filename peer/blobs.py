@@ -7,6 +7,7 @@ States are vectors, served from where they lie.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from optim.codec.grains import Grains
@@ -65,6 +66,8 @@ class FrameSink:
         take: Decodes one and uses it.
     """
 
+    is_divisible = True
+
     def __init__(
         self,
         grains: Grains,
@@ -115,39 +118,58 @@ class StateSource:
 
 
 class StateSink:
-    """Keeps a state whole; implements `Sink`.
+    """Takes vectors in, one after the other, each into memory of its own; implements `Sink`.
+
+    Args:
+        lengths: Of the vectors, in elements.
 
     Attributes:
-        data: The state, once it is here.
         round: Its round.
     """
 
-    def __init__(self, size_bytes: int) -> None:
-        self.size_bytes = self.grain_bytes = size_bytes
-        self.data: memoryview | None = None
-        self.round = 0
+    grain_bytes = STATE_GRAIN_BYTES
+    is_divisible = False
+    """The giver's round goes on meanwhile, and every stripe is of the round of its request."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self._vectors = [torch.empty(length) for length in lengths]  # no memory before it is here
+        self._raw = [_raw(vector) for vector in self._vectors]
+        self.size_bytes = sum(map(len, self._raw))
+        self.round = -1
+        self._missing_bytes = self.size_bytes
 
     def missing(self) -> list[tuple[int, int]]:
-        """Returns all or nothing: two stripes of a state could be of two rounds."""
-        return [(0, self.size_bytes)] if self.data is None else []
+        """Returns all or nothing: whoever asks again could get another round."""
+        return [(0, self.size_bytes)] if self._missing_bytes else []
 
     def begin(self, round: int) -> None:
-        """Notes the round."""
+        """Notes the round.
+
+        Raises:
+            NotAvailable: it has changed while the state was on its way.
+        """
+        if self.round not in (-1, round):
+            raise NotAvailable("the state has changed on its way")
         self.round = round
 
     async def put(self, start: int, data: bytes | memoryview) -> None:
-        """Takes the state; see `peer.ports.Sink`."""
-        self.data = memoryview(data)
+        """Takes bytes of a grain; see `peer.ports.Sink`."""
+        self._missing_bytes = self.size_bytes - start - len(data)  # one stripe, in order
+        for raw in self._raw:
+            part = data[max(0, -start) : max(0, len(raw) - start)]
+            if part:
+                raw[max(0, start) : max(0, start) + len(part)] = part
+            start -= len(raw)
 
-    def whole(self) -> memoryview:
-        """Returns the state.
+    def whole(self) -> list[Tensor]:
+        """Returns the vectors.
 
         Raises:
-            MalformedMessage: it did not come.
+            MalformedMessage: they did not come.
         """
-        if self.data is None:
+        if self._missing_bytes:
             raise MalformedMessage("a state without its bytes")
-        return self.data
+        return self._vectors
 
 
 def _raw(vector: Tensor) -> memoryview:

@@ -372,7 +372,7 @@ class Driver:
         fragment = effect.fragment
         new = self.mixing.outer[fragment]
         try:
-            sink = StateSink(self.mixing.state_bytes(fragment))
+            sink = StateSink(self.mixing.state_lengths(fragment))
             await self._net.fetch(effect.src, BlobRef("state", fragment), sink)
             new = await self._moves.take_over(fragment, sink)
             self._count_rounds()

@@ -20,7 +20,8 @@ from protocol.manifest import Manifest, verify_manifest
 logger = logging.getLogger(__name__)
 
 ASK_AGAIN_S = 0.3
-PAIRS_SLACK_FRAC = 0.1
+SLACK_FRAC = 0.1
+"""Without a common anchor, rounds differ from peer to peer and mean little."""
 
 
 async def find_run(identity: Identity, config: PeerConfig, presence: Presence) -> Run:
@@ -86,8 +87,7 @@ async def fetch_state(
     """
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + wait_s
-    # Rounds of pairs differ from peer to peer, and mean little; those of groups are the same.
-    slack_frac = PAIRS_SLACK_FRAC if manifest.method.mixing == "pairs" else 0.0
+    slack_frac = SLACK_FRAC if manifest.method.mixing != "all" else 0.0
     while True:
         cards = presence.cards
         rounds = {
@@ -108,7 +108,7 @@ async def fetch_state(
 async def _fetch_from(donor: PeerId, mixing: Mixing, wire: Wire) -> bool:
     try:
         for fragment in range(len(mixing.outer)):
-            sink = StateSink(mixing.state_bytes(fragment))
+            sink = StateSink(mixing.state_lengths(fragment))
             await wire.fetch(donor, BlobRef("state", fragment), sink)
             # Hashing a large model takes seconds in which others must be answered.
             await asyncio.to_thread(mixing.load_state_blob, fragment, sink.whole(), sink.round)

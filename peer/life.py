@@ -227,4 +227,6 @@ class Life:
             software=SOFTWARE,
             reach=reach,
             relays=relays,
+            up_bps=int(parts.wire.up_bps),
+            down_bps=int(parts.wire.down_bps),
         )

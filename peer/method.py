@@ -38,8 +38,13 @@ def check_method(manifest: Manifest) -> None:
     Raises:
         ConfigError: names the setting, and says why.
     """
-    method_of_run(manifest)
+    method = method_of_run(manifest)
     layout_of_run(manifest)
+    if method.mixing == "groups" and method.group_size > manifest.limits.max_peers:
+        raise ConfigError(
+            f"method.group_size: groups of {method.group_size}, but limits.max_peers allows only "
+            f"{manifest.limits.max_peers} in one roster"
+        )
 
 
 def mixing_of(manifest: Manifest, our_id: PeerId) -> Mixing:
@@ -54,6 +59,7 @@ def mixing_of(manifest: Manifest, our_id: PeerId) -> Mixing:
         initial_anchors(manifest),
         our_id=our_id,
         grain_bytes=manifest.limits.chunk_bytes,
+        is_common=method.mixing == "all",
     )
 
 

@@ -11,16 +11,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
+from blake3 import blake3
 from torch import Tensor
 
 from optim.codec.codec import Codec, CodecError
 from optim.codec.grains import Grains, grain_elements
 from optim.layout import Layout
+from optim.merge.contributions import require_finite
 from optim.outer.copy import Outer, OuterCopy
 from optim.outer.rule import AheadRule, State
 from peer.bench import Bench, GrainsMade
+from peer.memory import Vectors
 from protocol.errors import LocalProtocolError, MalformedMessage, NotAvailable, ThinwireError
 from protocol.identity import PeerId
 from protocol.machine import BlobRef, Fetch, Land, Offer, Reduce
@@ -28,6 +30,13 @@ from protocol.terms import Terms
 
 KEPT_EXCHANGES = 2
 """Of each fragment: a late peer may want to replay the last one while the next one goes on."""
+
+KEPT_FRAC = 0.5
+"""Of the largest fragment's size: what is kept for late peers of all fragments together. Whoever
+comes later still takes the state."""
+
+NO_DIGEST = bytes(32)
+"""Of an anchor that is nobody else's."""
 
 OnGrain = Callable[[], None]
 """Called, on the thread of the mathematics, whenever another grain can be served."""
@@ -61,6 +70,7 @@ class Mixing:
         anchor: The run's initial anchor: `[n]`, or one `[m]` a fragment, which become ours.
         our_id: Of whom rounding errors depend, if they are drawn.
         grain_bytes: What is encoded, sent and decoded at once has about so many bytes.
+        is_common: Whether all peers' anchors are to be equal, so that digests can show it.
     """
 
     def __init__(
@@ -72,15 +82,18 @@ class Mixing:
         *,
         our_id: PeerId,
         grain_bytes: int = 256 * 1024,
+        is_common: bool = True,
     ) -> None:
         self.layout = layout
         self._rule = rule
         self._codecs = tuple(codecs)
         self._our_id = our_id
         self._grain_bytes = grain_bytes
+        self._is_common = is_common
+        self._vectors = Vectors()
         if isinstance(anchor, Tensor):
             anchor = [anchor[span.start : span.stop].clone() for span in layout.fragments]
-        self.outer: list[OuterState] = [_state_of(rule.first(part)) for part in anchor]
+        self.outer: list[OuterState] = [self._state_of(rule.first(part)) for part in anchor]
         self.landed = list(self.outer)
         """As `outer`, but only what the trainer has landed: what a checkpoint may hold."""
         self._benches: OrderedDict[tuple[int, bytes], Bench] = OrderedDict()
@@ -124,13 +137,29 @@ class Mixing:
             self._benches.pop(key).close()
         bench = self._benches.get(key)
         if bench is None:
-            bench = self._benches[key] = Bench(terms, self._num_elements(fragment))
+            bench = self._benches[key] = Bench(
+                terms, self._vectors.empty(self._num_elements(fragment))
+            )
             same = [key for key in self._benches if key[0] == fragment]
             for old in same[:-1]:
                 self._benches[old].withdraw()  # whoever was in it has had a whole round
             for old in same[:-KEPT_EXCHANGES]:
                 self._benches.pop(old).close()
+            self._forget_landed()
         return bench
+
+    def _forget_landed(self) -> None:
+        """Forgets what landed longest ago, beyond what late peers may cost us."""
+        largest_bytes = 4 * max(len(span) for span in self.layout.fragments)
+        # Not what a pair has: we may be through while the partner still fetches our contribution.
+        kept = [(key, bench) for key, bench in self._benches.items() if bench.shared]
+        landed = {key: bench for key, bench in kept if bench.has_landed}
+        kept_bytes = sum(bench.kept_bytes for bench in landed.values())
+        for key, bench in landed.items():
+            if kept_bytes <= KEPT_FRAC * largest_bytes:
+                break
+            kept_bytes -= bench.kept_bytes
+            self._benches.pop(key).close()
 
     def made(self, ref: BlobRef) -> GrainsMade | None:
         """Returns a `part` or `average` that we can serve, or None if we have it not (yet)."""
@@ -289,12 +318,19 @@ class Mixing:
                 made = bench.shared.get(part)
                 if made is None or made.missing():
                     raise LocalProtocolError(f"a landing without the average of part {part}")
-        copy = self._rule.land(self.outer[fragment].copy, bench.take_average())
+        copy = self._rule.land(
+            self.outer[fragment].copy,
+            bench.take_average(),
+            piecewise=True,
+            empty=self._vectors.empty,
+        )
         departure, bench.departure = bench.departure, None
         if departure is not None and not effect.rebase_on_anchor and self._rule.feedback:
             copy = self._rule.deliver(copy, departure, _decoded(bench.own))
         bench.theta, bench.has_landed = None, True
-        self.outer[fragment] = _state_of(copy)
+        if not is_pair:
+            bench.withdraw()  # every average is here, so all who average are through with it
+        self.outer[fragment] = self._state_of(copy)
         return self.outer[fragment]
 
     def drop(self, fragment: int, exchange_id: bytes) -> Bench | None:
@@ -320,32 +356,44 @@ class Mixing:
 
     # ---- whole states, for those who come late
 
-    def load_state_blob(self, fragment: int, data: memoryview, round: int) -> OuterState:
+    def state_lengths(self, fragment: int) -> list[int]:
+        """Returns the lengths of the vectors in a `state`, in elements."""
+        copy = self.outer[fragment].copy
+        return [len(copy.anchor)] * (1 + len(copy.state))
+
+    def load_state_blob(self, fragment: int, vectors: Sequence[Tensor], round: int) -> OuterState:
         """Replaces a fragment's outer state by another peer's; it has still to land.
 
+        Args:
+            fragment: Whose.
+            vectors: Anchor and state, by name, of `state_lengths`; they become ours.
+            round: Of the state.
+
         Raises:
-            MalformedMessage: the size is wrong, or a value is not finite.
+            MalformedMessage: a value is not finite.
         """
-        if len(data) != self.state_bytes(fragment):
-            raise MalformedMessage(f"a state of {len(data)} bytes")
         copy = self.outer[fragment].copy
-        names = sorted(copy.state)
-        raw = np.frombuffer(data, "<f4").reshape(1 + len(names), -1)
-        if not (np.isfinite(raw.min(initial=0)) and np.isfinite(raw.max(initial=0))):
-            raise MalformedMessage("a state with values that are not finite")
-        anchor, *rest = (torch.from_numpy(row.astype(np.float32)) for row in raw)
-        state = dict(zip(names, rest, strict=True))
-        self.outer[fragment] = _state_of(OuterCopy(anchor, state, copy.own, round))
+        try:
+            for vector in vectors:
+                require_finite(vector, "a state")
+        except ValueError as error:
+            raise MalformedMessage(str(error)) from None
+        anchor, *rest = vectors
+        state = dict(zip(sorted(copy.state), rest, strict=True))
+        self.outer[fragment] = self._state_of(OuterCopy(anchor, state, copy.own, round))
         return self.outer[fragment]
 
     def load_state(
         self, fragment: int, anchor: Tensor, state: State, own: State, round: int
     ) -> None:
         """Replaces a fragment's outer state before training begins, by a checkpoint's."""
-        new = _state_of(OuterCopy(anchor, state, own, round))
+        new = self._state_of(OuterCopy(anchor, state, own, round))
         self.outer[fragment] = self.landed[fragment] = new
 
     # ---- plumbing
+
+    def _state_of(self, copy: OuterCopy) -> OuterState:
+        return OuterState(copy, digest_of(copy.anchor) if self._is_common else NO_DIGEST)
 
     def _num_elements(self, fragment: int) -> int:
         return self._rule.rule.lanes * len(self.layout.fragments[fragment])
@@ -385,10 +433,6 @@ def _decoded(parts: dict[int, GrainsMade]) -> Tensor:
     return torch.cat(pieces)
 
 
-def _state_of(copy: OuterCopy) -> OuterState:
-    return OuterState(copy, digest_of(copy.anchor))
-
-
 def digest_of(anchor: Tensor) -> bytes:
-    """Returns the SHA-256 of an anchor's bytes: equal anchors, equal digests, on every machine."""
-    return hashlib.sha256(anchor.numpy().astype("<f4", copy=False).data.cast("B")).digest()
+    """Returns the BLAKE3 of an anchor's bytes: equal anchors, equal digests, on every machine."""
+    return blake3(anchor.numpy().astype("<f4", copy=False).data.cast("B")).digest()

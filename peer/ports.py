@@ -72,6 +72,10 @@ class Sink(Protocol):
     def grain_bytes(self) -> int:
         """It is handed over in pieces that end at multiples of this."""
 
+    @property
+    def is_divisible(self) -> bool:
+        """Whether stripes of it may be fetched at once; all are then of one round for certain."""
+
     def missing(self) -> list[tuple[int, int]]:
         """Returns what is still to come, as (start, stop), in order, in whole grains."""
 
@@ -118,6 +122,10 @@ class Wire(Protocol):
     @property
     def up_bps(self) -> float:
         """What our uploads can carry in all, in bit/s, measured or capped; 0 while unknown."""
+
+    @property
+    def down_bps(self) -> float:
+        """The same of our downloads."""
 
     async def fetch(self, src: PeerId, ref: BlobRef, sink: Sink) -> None:
         """Gets what is missing of a blob; given up when it makes no progress for progress_s.

@@ -172,9 +172,10 @@ class TrainerPort:
             is_planned: See `peer.train.lines.Land`.
         """
         async with self._anchor_locks[fragment]:
+            # Beside the loop: a fragment may have hundreds of megabytes.
             if base is not None:
-                self.snapshot(fragment).copy_(base)
-            self._part(self._interchange.anchor, fragment).copy_(anchor)
+                await asyncio.to_thread(self.snapshot(fragment).copy_, base)
+            await asyncio.to_thread(self._part(self._interchange.anchor, fragment).copy_, anchor)
             self._snapshots.discard(fragment)
             land = lines.Land(fragment=fragment, round=round, tokens=tokens, is_planned=is_planned)
             return await self._ask(land, lines.Landed, fragment)

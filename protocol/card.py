@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError
 
 from protocol.errors import LimitExceeded, MalformedMessage
 from protocol.identity import PeerId, parse_peer_id
+from protocol.messages import MAX_BPS
 from protocol.pb import thinwire_pb2 as pb
 
 TOPIC = "peers"
@@ -34,6 +35,9 @@ class Card:
     reach: Reachability = "direct"
     relays: tuple[PeerId, ...] = ()
     """Peers at which it listens, through which it can be called."""
+    up_bps: int = 0
+    down_bps: int = 0
+    """What its link was seen to carry, or is allowed to; 0 is unknown."""
 
     def to_bytes(self) -> bytes:
         """Returns the card as a protobuf `thinwire.v1.PeerCard`."""
@@ -47,6 +51,8 @@ class Card:
             software=self.software,
             reach=self.reach,
             relays=self.relays,
+            up_bps=self.up_bps,
+            down_bps=self.down_bps,
         ).SerializeToString(deterministic=True)
         return data
 
@@ -69,6 +75,8 @@ def parse_card(data: bytes) -> Card:
         raise LimitExceeded("a card with too many or too long addresses")
     if raw.reach not in ("", *get_args(Reachability)):
         raise MalformedMessage(f"unknown reach {raw.reach[:16]!r}")
+    if max(raw.up_bps, raw.down_bps) >= MAX_BPS:
+        raise LimitExceeded("a card with a rate beyond all reason")
     if len(raw.relays) > MAX_RELAYS:
         raise LimitExceeded(f"a card with {len(raw.relays)} relays")
     return Card(
@@ -81,4 +89,6 @@ def parse_card(data: bytes) -> Card:
         software=raw.software[:64],
         reach="reverse" if raw.reach == "reverse" else "direct",
         relays=tuple(map(parse_peer_id, raw.relays)),
+        up_bps=raw.up_bps,
+        down_bps=raw.down_bps,
     )

@@ -153,14 +153,14 @@ class RoundSpec(Spec):
     exchange_s: Annotated[float, Field(gt=0)] = 600.0
     """A backstop: an exchange that is not through by then is given up, even if bytes still come."""
     progress_s: Annotated[float, Field(gt=0)] = 3.0
-    """A transfer that brings no whole chunk for so long is given up."""
+    """A transfer that brings less than 4 KiB for so long is given up."""
 
 
 class LimitSpec(Spec):
     """What a peer may cost another."""
 
     max_peers: Annotated[int, Field(ge=2, le=256)] = 128
-    """Of one roster, so of a whole swarm that mixes `all`; `pairs` has no rosters, and no limit."""
+    """Of one roster, so of a whole swarm that mixes `all`; other mixings have no such limit."""
     chunk_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 256 * 1024
     max_message_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 64 * 1024
     max_streams_per_peer: Annotated[int, Field(ge=1, le=64)] = 32

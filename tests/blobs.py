@@ -51,6 +51,8 @@ class KeptSink:
         has: The grains that are here already.
     """
 
+    is_divisible = True
+
     def __init__(
         self, size_bytes: int, grain_bytes: int | None = None, has: Sequence[int] = ()
     ) -> None:

@@ -8,8 +8,8 @@ So the step follows from how far replicas are apart, not from how large paramete
 arXiv:2002.09268 (there with a lattice in many dimensions; this one is cubic).
 **Symbols:** x = what is sent [n], `near` = what an end holds [n]: the sender its anchor, the
 receiver its own parameters; s = the block's scale, M = max |x - near| over the block.
-**Format:** header | block u32 | scales bf16 [ceil(n / block)] | codes [ceil(n bits / 8)], all
-little-endian; of two 4-bit codes in a byte the first is in the lower half.
+**Format:** header | block u32 | scales bf16 [ceil(n / block)] | codes, all little-endian. With 8
+bits a code has a byte; 4-bit codes lie in tiles of 64 as those of `optim.codec.blockwise` do.
 **Guarantee:** where |x - near| < s (2^(bits-1) - 1/2) at the receiver, |decoded - x| <= s / 2, plus
 the rounding to fp32. Farther away it is off by multiples of 2^bits s, towards the receiver: decoded
 is never farther from `near` than s 2^(bits-1). Who disagrees by more hears less of it.
@@ -34,26 +34,22 @@ from torch import Tensor
 
 from optim.codec.frame import (
     HEADER_BYTES,
-    LARGEST_VALUE,
     CodecError,
     Frame,
     array_in,
     body_of,
     frame_header,
     require_frac,
-    require_vector,
+    require_largest,
     vector_of,
 )
-from optim.codec.kernels import Bytes, Floats
-from optim.codec.modulo_kernels import measure_blocks, read_residues, write_residues
+from optim.codec.kernels import Bytes, Floats, Halves, largest_fp32
+from optim.codec.modulo_kernels import SCALE_BOUNDS, read_mod4, read_mod8, write_mod4, write_mod8
 
 _BLOCK = struct.Struct("<I")
 _SCALES_AT = HEADER_BYTES + _BLOCK.size
-_FINEST = 2.0**-25
-_MIN_SCALE = 2.0**-126
-_MAX_SCALE = 2.0**99
-"""Enough: no two encodable numbers are farther apart than 7.5 of them."""
-_BOUND = float(np.float32(LARGEST_VALUE))
+_WRITE = {4: write_mod4, 8: write_mod8}
+_READ = {4: read_mod4, 8: read_mod8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +91,8 @@ class Modulo:
 
     def frame_bytes(self, num_elements: int) -> int:
         """Return the exact size of a frame."""
-        code_bytes = -(-num_elements * self.bits // 8)
+        num_blocks, rest = divmod(num_elements, self.block)
+        code_bytes = num_blocks * self._code_bytes(self.block) + self._code_bytes(rest)
         return _SCALES_AT + 2 * self._num_blocks(num_elements) + code_bytes
 
     def encode(self, x: Tensor, *, near: Tensor | None = None, seed: int = 0) -> memoryview:
@@ -109,15 +106,21 @@ class Modulo:
         Raises:
             ValueError: `x` or `near` is not a vector that can be encoded, or `near` is missing.
         """
-        require_vector(x)
-        values, n = vector_of(x), x.numel()
-        scales = self._scales(values, _required(near, n))
-        frame = np.zeros(self.frame_bytes(n), np.uint8)
-        codes_at = _SCALES_AT + 2 * scales.size
-        frame[:HEADER_BYTES] = memoryview(frame_header(self.codec_id, n))
+        values = vector_of(x)
+        anchor = _required(near, values.size)
+        frame = np.empty(self.frame_bytes(values.size), np.uint8)
+        frame[:HEADER_BYTES] = memoryview(frame_header(self.codec_id, values.size))
         frame[HEADER_BYTES:_SCALES_AT] = memoryview(_BLOCK.pack(self.block))
-        frame[_SCALES_AT:codes_at].view(np.uint16)[:] = scales.view(np.uint32) >> 16
-        write_residues(values, scales, self.block, self.bits, frame[codes_at:])
+        codes_at = _SCALES_AT + 2 * self._num_blocks(values.size)
+        largest = _WRITE[self.bits](
+            values,
+            anchor,
+            self.block,
+            self.reach / 2 ** (self.bits - 1),
+            frame[_SCALES_AT:codes_at].view(np.uint16),
+            frame[codes_at:],
+        )
+        require_largest(largest)
         return frame.data.toreadonly()
 
     def decode(self, frame: Frame, num_elements: int, *, near: Tensor | None = None) -> Tensor:
@@ -135,7 +138,7 @@ class Modulo:
         known = _required(near, num_elements)
         scales, codes = self._sections(frame, num_elements)
         out = np.empty(num_elements, np.float32)
-        read_residues(codes, scales, self.block, self.bits, known, _BOUND, out, np.float32(1))
+        _READ[self.bits](scales, codes, self.block, known, out, np.float32(1))
         return torch.from_numpy(out)
 
     def accumulate(
@@ -149,7 +152,7 @@ class Modulo:
         require_frac(frac)
         known = _required(near, out.size)
         scales, codes = self._sections(frame, out.size)
-        read_residues(codes, scales, self.block, self.bits, known, _BOUND, out, np.float32(frac))
+        _READ[self.bits](scales, codes, self.block, known, out, np.float32(frac))
 
     def for_average(self, num_contributions: int) -> "Modulo":
         """Return itself: an average of parameters lies close to parameters too."""
@@ -158,17 +161,11 @@ class Modulo:
     def _num_blocks(self, num_elements: int) -> int:
         return -(-num_elements // self.block)
 
-    def _scales(self, x: Floats, near: Floats) -> Floats:
-        distances, absmaxes = np.empty((2, self._num_blocks(x.size)))
-        measure_blocks(x, near, self.block, distances, absmaxes)
-        scales = np.maximum(distances * (self.reach / 2 ** (self.bits - 1)), absmaxes * _FINEST)
-        rounded: Floats = scales.clip(_MIN_SCALE, _MAX_SCALE).astype(np.float32)
-        bits = rounded.view(np.uint32)
-        bits += 0xFFFF  # up to the next bf16
-        bits &= 0xFFFF0000
-        return rounded
+    def _code_bytes(self, num_elements: int) -> int:
+        # Of one block. Only its last tile can be odd.
+        return -(-num_elements * self.bits // 8)
 
-    def _sections(self, frame: Frame, num_elements: int) -> tuple[Floats, Bytes]:
+    def _sections(self, frame: Frame, num_elements: int) -> tuple[Halves, Bytes]:
         # The scales and codes of a frame, or a CodecError.
         frame_bytes = self.frame_bytes(num_elements)
         body = body_of(
@@ -177,11 +174,13 @@ class Modulo:
         (block,) = _BLOCK.unpack_from(body)
         if block != self.block:
             raise CodecError(f"the frame has blocks of {block}, expected {self.block}")
-        halves = array_in(body, np.uint16, self._num_blocks(num_elements), _BLOCK.size)
-        scales = np.left_shift(halves, 16, dtype=np.uint32).view(np.float32)
-        if not ((scales >= _MIN_SCALE) & (scales <= _MAX_SCALE)).all():  # a NaN fails both
+        num_blocks = self._num_blocks(num_elements)
+        scales = array_in(body, np.uint16, num_blocks, _BLOCK.size)
+        # As integers, all that is negative, infinite or NaN lies beyond the largest.
+        least, most = SCALE_BOUNDS
+        if num_blocks and not (least <= scales.min() and scales.max() <= most):
             raise CodecError("the frame holds a scale that no encoder writes")
-        codes_at = _BLOCK.size + halves.nbytes
+        codes_at = _BLOCK.size + 2 * num_blocks
         return scales, array_in(body, np.uint8, len(body) - codes_at, codes_at)
 
 
@@ -190,5 +189,6 @@ def _required(near: Tensor | None, num_elements: int) -> Floats:
         raise ValueError("the modulo codec sends only what is left modulo a lattice: pass `near`")
     if near.shape != (num_elements,):
         raise ValueError(f"near has shape {list(near.shape)}, expected [{num_elements}]")
-    require_vector(near)
-    return vector_of(near)
+    known = vector_of(near)
+    require_largest(largest_fp32(known))
+    return known

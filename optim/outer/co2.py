@@ -95,6 +95,11 @@ class CO2(AheadRule):
         if not 0 <= self.keep <= 1:
             raise ValueError(f"keep must be between 0 and 1, not {self.keep}")
 
+    @property
+    def is_elementwise(self) -> bool:
+        """Only without a penalty: the others measure the whole vector."""
+        return self.gap == "none"
+
     def init_own(self, num_elements: int) -> State:
         """Return nothing: an offset depends on one round only."""
         return {}

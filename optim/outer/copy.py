@@ -12,6 +12,7 @@ holds a whole one. Live parameters are the caller's; `optim.landing` says how th
 ahead rule it is `start` that they follow.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +22,8 @@ from optim.codec.feedback import ErrorFeedback
 from optim.outer.rule import AheadRule, OuterRule, State
 
 AHEAD, RESIDUAL = "ahead", "residual"
+_PIECE = 1 << 16
+"""Elements of an outer step at a time: they fit into a cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +172,44 @@ class Outer:
             return copy, None
         return replace(copy, own=departure.before), -departure.shift
 
-    def land(self, copy: OuterCopy, average: Tensor) -> OuterCopy:
+    def land(
+        self,
+        copy: OuterCopy,
+        average: Tensor,
+        *,
+        piecewise: bool = False,
+        empty: Callable[[int], Tensor] = torch.empty,
+    ) -> OuterCopy:
         """Return the copy at the next anchor.
 
         Args:
             copy: The copy.
             average: `[lanes * n]`, the mean of the contributions.
+            piecewise: Step piece by piece if the rule allows it, with small temporaries; the next
+                anchor then takes the place of `average`.
+            empty: Returns memory for a vector of so many elements.
         """
-        lanes = average.view(self.rule.lanes, -1)
-        anchor, state = self.rule.step(copy.anchor, lanes, copy.state, round=copy.round)
+        if piecewise and self.rule.is_elementwise and self.rule.lanes == 1:
+            anchor, state = self._in_pieces(copy, average, empty)
+        else:
+            lanes = average.view(self.rule.lanes, -1)
+            anchor, state = self.rule.step(copy.anchor, lanes, copy.state, round=copy.round)
         own = copy.own
         if AHEAD in own:  # what it stood for is in the anchor now
             own = {**own, AHEAD: torch.zeros_like(anchor)}
         return OuterCopy(anchor, state, own, copy.round + 1)
+
+    def _in_pieces(
+        self, copy: OuterCopy, average: Tensor, empty: Callable[[int], Tensor]
+    ) -> tuple[Tensor, State]:
+        """Return the rule's step; mutates `average`, which becomes the anchor."""
+        state = {name: empty(len(vector)) for name, vector in copy.state.items()}
+        for start in range(0, len(average), _PIECE):
+            piece = slice(start, start + _PIECE)
+            before = {name: vector[piece] for name, vector in copy.state.items()}
+            lanes = average[piece].unsqueeze(0)
+            anchor, after = self.rule.step(copy.anchor[piece], lanes, before, round=copy.round)
+            average[piece] = anchor
+            for name, vector in after.items():
+                state[name][piece] = vector
+        return average, state

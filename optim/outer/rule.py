@@ -36,6 +36,11 @@ class OuterRule(ABC):
         """Whether a contribution holds parameters, which few bits would damage, not differences."""
         return False
 
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether `step` treats each element for itself: the step of a piece is that piece."""
+        return True
+
     def init_state(self, num_elements: int) -> State:
         """Return the state before the first round, fp32, each vector `[num_elements]`."""
         return {"momentum": torch.zeros(num_elements)}

@@ -35,8 +35,12 @@ class WireConfig:
     """What we pass on for one caller that cannot reach somebody else, in bit/s, and for all of them
     together four times that: as much as a home's uplink can spare. 0 relays nothing."""
     up: Cap = NO_CAP
+    """Of all that we send."""
     down: Cap = NO_CAP
+    """Of all that we fetch."""
     may_compress: bool = True
+    """Whether chunks go through zstd where the link is thin; not in the simulator, whose bytes
+    stand for others."""
     most_connections: int = 16
     """To one partner, for bulk data; see `peer.net.width`."""
 

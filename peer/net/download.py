@@ -110,6 +110,8 @@ class Download:
 
     def _far_half(self) -> Stripe | None:
         """Takes it from the stripe that has most to do; None if that is not worth it."""
+        if not self._sink.is_divisible:
+            return None
         grain_bytes = self._sink.grain_bytes
         longest = max(
             (stripe for stripe, _ in self._active.values()),

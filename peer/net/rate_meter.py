@@ -22,6 +22,10 @@ SHORTEST_S = 0.1
 LEAST_BYTES = 64 * 1024
 """A window lasts until it has carried so much."""
 
+MANY_BYTES = 4 << 20
+"""So much closes a window in any case, or nothing would ever be known of a fast link."""
+LEAST_S = 1e-3
+
 NUM_WINDOWS = 10
 DECAY = 0.05
 
@@ -42,6 +46,7 @@ class RateMeter:
         self._num_transfers = 0
         self._counted_until_s = 0.0
         self._busy_s = 0.0
+        self._idle_s = 0.0
         self._num_bytes = 0
 
     @property
@@ -78,12 +83,18 @@ class RateMeter:
             self._num_bytes += num_bytes - skipped_bytes
             self._close(WINDOW_S)
 
+    def idled(self, idle_s: float) -> None:
+        """For so long, up to now, there was nothing to send; of no account if others were at it."""
+        if self._num_transfers == 1:
+            self._idle_s += idle_s
+
     def _pass(self, now_s: float) -> None:
         if self.is_busy:
-            self._busy_s += now_s - self._counted_until_s
-        self._counted_until_s = now_s
+            self._busy_s += max(0.0, now_s - self._counted_until_s - self._idle_s)
+        self._counted_until_s, self._idle_s = now_s, 0.0
 
     def _close(self, least_s: float) -> None:
-        if self._busy_s >= least_s and self._num_bytes >= LEAST_BYTES:
-            self._windows_bps.append(8 * self._num_bytes / self._busy_s)
+        is_long = self._busy_s >= least_s and self._num_bytes >= LEAST_BYTES
+        if is_long or self._num_bytes >= MANY_BYTES:
+            self._windows_bps.append(8 * self._num_bytes / max(self._busy_s, LEAST_S))
             self._busy_s, self._num_bytes = 0.0, 0

@@ -85,6 +85,11 @@ class Direction:
         for meter in (self._whole, self._meter(peer)):
             meter.on_bytes(num_bytes, now_s)
 
+    def idled(self, peer: PeerId, idle_s: float) -> None:
+        """So long, up to now, a transfer with a partner had nothing to send."""
+        self._whole.idled(idle_s)
+        self._meter(peer).idled(idle_s)
+
     def to_json(self) -> dict[str, Any]:
         """Returns all that is known, as plain data."""
         partners = {peer: round(meter.bps) for peer, meter in self._partners.items() if meter.bps}

@@ -19,6 +19,7 @@ from peer.net.admission import (
     parse_hello,
 )
 from peer.net.config import WireConfig, channel_options
+from peer.net.congestion import prefer_bbr
 from peer.net.counters import ByteCounters
 from peer.net.pace import Pace
 from peer.net.rates import LinkRates
@@ -112,6 +113,7 @@ class WireServer:
     async def start(self) -> None:
         """Begins to listen."""
         await self._server.start()
+        prefer_bbr(self.listen_port)
 
     async def close(self) -> None:
         """Stops listening, and breaks all calls off."""
@@ -169,7 +171,7 @@ class WireServer:
         try:
             await self._serving.serve(src, request, write)
             return
-        except asyncio.InvalidStateError:
+        except (asyncio.InvalidStateError, grpc.aio.InternalError):
             return  # the receiver hung up between two writes; there is nobody left to tell
         except NotAvailable as error:
             code, reason = grpc.StatusCode.ABORTED, str(error)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 
 from peer.net import frames
 from peer.net.config import WireConfig
@@ -10,7 +11,7 @@ from peer.net.pace import LEAST_MESSAGE_BYTES, Pace
 from peer.net.rates import Direction
 from peer.net.refusals import RefusalLog
 from peer.net.transfer import Manner, Write, send_refusal, send_stripe
-from peer.ports import Inbox
+from peer.ports import Inbox, Source
 from protocol.errors import NotAvailable
 from protocol.identity import PeerId
 
@@ -99,6 +100,7 @@ class Serving:
 
         def now_bytes() -> int:
             rate_bps = self._rates.of(src)
+            rate_bps /= max(1, self._num_streams[src])  # it is that of all streams together
             most = int(rate_bps * CHUNK_S / 8) if rate_bps else UNKNOWN_BYTES
             return self._pace.chunk_bytes(max(LEAST_MESSAGE_BYTES, most))
 
@@ -110,7 +112,7 @@ class Serving:
         try:
             await send_stripe(
                 write_counted,
-                source,
+                _Watched(source, lambda idle_s: self._rates.idled(src, idle_s)),
                 start,
                 stop,
                 manner,
@@ -119,3 +121,21 @@ class Serving:
             )
         finally:
             self._rates.ended(src, loop.time())
+
+
+class _Watched:
+    """A source whose reader says how long it waited for what was still in the making."""
+
+    def __init__(self, source: Source, on_idle: Callable[[float], None]) -> None:
+        self.size_bytes, self.round = source.size_bytes, source.round
+        self.grain_bytes = source.grain_bytes
+        self._source = source
+        self._on_idle = on_idle
+
+    async def read(self, start: int, stop: int) -> bytes:
+        """Returns bytes of one grain; see `peer.ports.Source`."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        chunk = await self._source.read(start, stop)
+        self._on_idle(loop.time() - began_s)
+        return chunk

@@ -39,18 +39,18 @@ class Width:
 
     Args:
         most: Connections at most.
+        first: With how many to begin.
 
     Attributes:
         wanted: How many connections to use now.
     """
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MOST, *, first: int = 1) -> None:
         if most < 1:
             raise ValueError(f"at least one connection is needed, not {most}")
-        self.wanted = 1
+        self.wanted = self._settled = min(first, most)
+        """`_settled` is what `wanted` goes back to when a trial fails."""
         self._most = most
-        self._settled = 1
-        """What `wanted` goes back to when a trial fails."""
         self._settled_bps = 0.0
         self._windows: deque[tuple[float, bool]] = deque(maxlen=SETTLING + JUDGED)
         """Goodput of the last windows at this width, and whether our cap was what limited it."""

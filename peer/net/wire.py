@@ -42,6 +42,8 @@ from protocol.pb import thinwire_pb2 as pb
 _MAX_REPLY_BYTES = 1024
 CAPPED_FRAC = 0.8
 """A goodput of so much of our cap is limited by it."""
+FIRST_CONNECTIONS = 2
+"""Where packets get lost, two fill a link from the start that one would fill only after a while."""
 SMALL_BYTES = 64 * 1024
 """Blobs up to this go over the connection that notes use."""
 
@@ -127,6 +129,11 @@ class GrpcWire:
         return self.rates.up_bps
 
     @property
+    def down_bps(self) -> float:
+        """The same of our downloads."""
+        return self.rates.down_bps
+
+    @property
     def ways(self) -> dict[str, int]:
         """How many peers we are connected to, by the way."""
         used = Counter(link.way for link in self._links.values())
@@ -178,7 +185,9 @@ class GrpcWire:
                 finally:
                     busy[connection] -= 1
 
-        width = self._widths.setdefault(src, Width(self._config.most_connections))
+        width = self._widths.setdefault(
+            src, Width(self._config.most_connections, first=FIRST_CONNECTIONS)
+        )
         download = Download(
             sink,
             fetch_stripe,

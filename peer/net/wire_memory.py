@@ -75,6 +75,8 @@ class MemoryWire:
         """Returns 0: memory has no rate."""
         return 0.0
 
+    down_bps = up_bps
+
     async def fetch(self, src: PeerId, ref: BlobRef, sink: Sink) -> None:
         """Gets what is missing of a blob; see `peer.ports.Wire`.
 

@@ -23,11 +23,10 @@ INTERVALS = (30, 50, 100, 200, 500, 1000)
 FRAGMENTS = (3, 6, 12)
 """Of methods that have more than one."""
 CODECS = {
-    ("all", False): ("fp32", "bf16", "int8", "int4"),
-    ("pairs", True): ("fp32", "bf16", "mod8", "mod4"),
-    ("groups", True): ("fp32", "bf16", "mod8", "mod4"),
+    False: ("fp32", "bf16", "int8", "int4"),
+    True: ("fp32", "bf16", "mod8", "mod4"),
 }
-"""By mixing, and whether the rule sends parameters."""
+"""By whether the rule sends parameters, as it does with mixing pairs and groups."""
 MARGIN = 2.0
 """So many times what is predicted is what a deadline should be."""
 LEAST_GAIN_FRAC = 0.0005
@@ -176,9 +175,8 @@ def needed_settings(plan: Plan, peers: int) -> dict[str, dict[str, Any]]:
 def _variants(preset: str) -> Iterator[dict[str, Any]]:
     method = method_named(preset)
     is_ahead = isinstance(method.outer.rule, AheadRule)
-    key = method.mixing, method.outer.rule.sends_parameters
-    own = method.codec.name
-    codecs = [own, *(name for name in CODECS[key] if name != own)] if own != "topk" else [own]
+    own, possible = method.codec.name, CODECS[method.outer.rule.sends_parameters]
+    codecs = [own, *(name for name in possible if name != own)] if own != "topk" else [own]
     own_fragments = method.schedule.num_fragments
     for H in INTERVALS:
         for fragments in FRAGMENTS if own_fragments > 1 else (1,):

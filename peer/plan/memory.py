@@ -34,11 +34,9 @@ def memory_of(method: Method, sizes: list[int], members: int) -> Memory:
     first = method.outer.first(torch.zeros(1))
     kept = 1 + len(first.state) + len(first.own)
     landing = kept + 2.0  # the new copy beside the old one, the average, and room to compute
-    landing += 1.0 if method.mixing != "all" else 0.0  # what partners' parameters lie near
-    landing += 2.0 if method.outer.feedback is not None else 0.0  # what was to be sent, and was
-    landing += (
-        2.0 if isinstance(method.outer.rule, AheadRule) else 0.0
-    )  # the shift, and the way back
+    landing += 1.0 if method.outer.feedback is not None else 0.0  # what was to be sent
+    is_ahead = isinstance(method.outer.rule, AheadRule)
+    landing += 2.0 if is_ahead else 0.0  # the shift, and the way back
     n = sum(sizes)
     frames = sum(method.codec.frame_bytes(method.outer.rule.lanes * size) for size in sizes)
     if method.mixing != "pairs":  # for late peers also those of the exchange before

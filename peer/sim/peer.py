@@ -82,6 +82,7 @@ class SimPeer:
             method.codecs,
             task.anchor(),
             our_id=self.peer_id,
+            is_common=method.mixing == "all",
             grain_bytes=scaled_chunk_bytes(
                 task.manifest.limits.chunk_bytes, self._swarm.internet.byte_scale
             ),

@@ -25,7 +25,7 @@ from peer.train.model import layout_of_run
 from peer.units import format_bytes, format_duration, parse_count, parse_duration_s, parse_rate_bps
 from protocol.errors import ConfigError
 from protocol.identity import peer_id_of
-from protocol.manifest import Manifest, manifest_from
+from protocol.manifest import Manifest, MethodSpec, manifest_from
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 """Those that come with the package."""
@@ -257,9 +257,7 @@ class Scenario(_Table):
         byte_scale = self.byte_scale(manifest)
         piece_bytes = byte_scale * scaled_chunk_bytes(manifest.limits.chunk_bytes, byte_scale)
         slowest_bps = min(min(group.link.up_bps, group.link.down_bps) for group in self.groups)
-        num_peers = sum(group.count for group in self.groups)
-        num_streams = max(1, num_peers - 1) if manifest.method.mixing == "all" else 2
-        piece_s = 8 * piece_bytes * num_streams / slowest_bps
+        piece_s = 8 * piece_bytes * self._num_streams(manifest.method) / slowest_bps
         if piece_bytes > manifest.limits.chunk_bytes and piece_s > manifest.round.progress_s:
             raise ConfigError(
                 f"stands_for_params: {self.num_elements(manifest):,} parameters stand for so many "
@@ -267,6 +265,14 @@ class Scenario(_Table):
                 f"{format_duration(piece_s)}, more than run.round.progress_s; let more parameters "
                 "stand for them, or set that higher"
             )
+
+    def _num_streams(self, method: MethodSpec) -> int:
+        """Returns how many streams may share one peer's link in one direction."""
+        num_peers = sum(group.count for group in self.groups)
+        if method.mixing == "all":
+            return max(1, num_peers - 1)
+        members = min(method.group_size, num_peers) if method.mixing == "groups" else 2
+        return 2 * max(1, members - 1)
 
 
 def read_scenario(name: str) -> Scenario:

@@ -166,6 +166,11 @@ class SimWire:
         return self._rates.up_bps * self._internet.byte_scale
 
     @property
+    def down_bps(self) -> float:
+        """Returns 0: nobody asks a simulated peer for it."""
+        return 0.0
+
+    @property
     def chunk_bytes(self) -> int:
         """Of what a chunk carries; it weighs `byte_scale` times as much."""
         return scaled_chunk_bytes(self._config.chunk_bytes, self._internet.byte_scale)

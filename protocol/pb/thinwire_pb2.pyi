@@ -199,7 +199,7 @@ class DialBackReply(_message.Message):
     def __init__(self, reached: _Optional[_Iterable[str]] = ..., failed: _Optional[_Iterable[str]] = ..., refusal: _Optional[str] = ...) -> None: ...
 
 class PeerCard(_message.Message):
-    __slots__ = ("wire_addresses", "multiaddrs", "role", "step", "round", "tokens", "software", "reach", "relays")
+    __slots__ = ("wire_addresses", "multiaddrs", "role", "step", "round", "tokens", "software", "reach", "relays", "up_bps", "down_bps")
     WIRE_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     MULTIADDRS_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -209,6 +209,8 @@ class PeerCard(_message.Message):
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     REACH_FIELD_NUMBER: _ClassVar[int]
     RELAYS_FIELD_NUMBER: _ClassVar[int]
+    UP_BPS_FIELD_NUMBER: _ClassVar[int]
+    DOWN_BPS_FIELD_NUMBER: _ClassVar[int]
     wire_addresses: _containers.RepeatedScalarFieldContainer[str]
     multiaddrs: _containers.RepeatedScalarFieldContainer[str]
     role: str
@@ -218,4 +220,6 @@ class PeerCard(_message.Message):
     software: str
     reach: str
     relays: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, wire_addresses: _Optional[_Iterable[str]] = ..., multiaddrs: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ..., reach: _Optional[str] = ..., relays: _Optional[_Iterable[str]] = ...) -> None: ...
+    up_bps: int
+    down_bps: int
+    def __init__(self, wire_addresses: _Optional[_Iterable[str]] = ..., multiaddrs: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ..., reach: _Optional[str] = ..., relays: _Optional[_Iterable[str]] = ..., up_bps: _Optional[int] = ..., down_bps: _Optional[int] = ...) -> None: ...

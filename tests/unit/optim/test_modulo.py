@@ -30,10 +30,15 @@ def scales_of(frame: memoryview, n: int, block: int) -> Tensor:
 
 
 def codes_of(frame: memoryview, n: int, block: int, bits: int) -> Tensor:
-    codes = np.frombuffer(frame, np.uint8, offset=START + 2 * -(-n // block))
-    if bits == 4:
-        codes = np.stack([codes & 15, codes >> 4], axis=1).ravel()[:n]
-    return torch.from_numpy(codes.astype(np.float64))
+    """Return each element's code, as float64."""
+    packed = np.frombuffer(frame, np.uint8, offset=START + 2 * -(-n // block))
+    codes: list[int] = []
+    while bits == 4 and len(codes) < n:
+        in_block = min(block - len(codes) % block, n - len(codes))
+        num = min(in_block, 64)
+        tile, packed = packed[: (num + 1) // 2], packed[(num + 1) // 2 :]
+        codes += [*(tile & 15), *(tile >> 4)][:num]
+    return torch.from_numpy(np.array(codes or packed, np.float64))
 
 
 def triples(magnitude: float = 100.0) -> st.SearchStrategy[tuple[Tensor, Tensor, Tensor]]:
@@ -58,7 +63,7 @@ def test_the_format(bits: int) -> None:
     indices = [7, -3, 1000, half // 4, half // 2]
     codes = [i % 2**bits for i in indices]
     if bits == 4:
-        codes = [codes[0] | codes[1] << 4, codes[2] | codes[3] << 4, codes[4]]
+        codes = [codes[0] | codes[2] << 4, codes[1] | codes[3] << 4, codes[4]]
     scales = struct.pack("<f", 1.0)[2:] + struct.pack("<f", 16 / half)[2:]
     header = struct.pack("<2sBBQI", b"TW", 1, {4: 8, 8: 9}[bits], 5, 4)
     frame = codec.encode(x, near=anchor)
@@ -75,6 +80,19 @@ def test_a_frame_has_the_announced_size(bits: int) -> None:
         frame = codec.encode(randn(n), near=torch.zeros(n))
         assert isinstance(frame, memoryview)
         assert len(frame) == codec.frame_bytes(n)
+
+
+@both_bits
+@pytest.mark.parametrize("block", [1, 3, 63, 64, 65, 127, 128, 200, 5000])
+def test_every_block_is_cut_into_tiles_of_64_and_what_is_left(bits: int, block: int) -> None:
+    x, anchor, n = 1000 * randn(1001), 1000 * randn(1001) + randn(1001, 1), 1001
+    codec = Modulo(bits, block)
+    frame = codec.encode(x, near=anchor)
+    scale = scales_of(frame, n, block)
+    index = (x.double() / scale).round()
+    assert torch.equal(codes_of(frame, n, block, bits), index % 2**bits)
+    assert torch.equal(codec.decode(frame, n, near=x), (index * scale).float())
+    assert len(frame) == codec.frame_bytes(n)
 
 
 @both_bits
@@ -110,6 +128,58 @@ def test_it_is_off_by_half_a_step_at_most_wherever_the_receiver_is_near_enough(
         bound = scale / 2 + (x.double().abs() + scale) * FP32
         assert (error <= bound)[near_enough].all()
         assert near_enough.all() or near is theirs  # a sender always can read its own frame
+
+
+def lattice(bits: int, mantissa: int, exponent: int, index: Tensor) -> tuple[float, Tensor, Tensor]:
+    """Return a scale, and x near its multiples with an anchor that makes a block have that scale.
+
+    In front of every 63 of them is an element 0 that has moved by all that makes the scale.
+    """
+    scale = mantissa * 2.0 ** (exponent - 7)
+    x = (index * scale).float().view(-1, 63)
+    x = torch.cat([torch.zeros(len(x), 1), x], dim=1)
+    anchor = x.clone()
+    anchor[:, 0] = scale * 2 ** (bits - 1) / 4
+    return scale, x.flatten(), anchor.flatten()
+
+
+@both_bits
+@given(mantissa=st.integers(128, 255), exponent=st.integers(-90, 70), seed=st.integers(0, 99))
+def test_what_lies_next_to_the_middle_between_two_points_goes_to_the_nearer(
+    bits: int, mantissa: int, exponent: int, seed: int
+) -> None:
+    magnitude = torch.repeat_interleave(2.0 ** torch.arange(1, 24), 63).double()
+    index = (randn(63 * 23, seed).double().clamp(-2, 2) * magnitude).round() + 0.5
+    scale, x, anchor = lattice(bits, mantissa, exponent, index)
+    for side in (-INF, INF):
+        beside = torch.nextafter(x, torch.tensor(side))
+        beside[anchor != x] = 0.0
+        frame = Modulo(bits).encode(beside, near=torch.where(anchor == x, beside, anchor))
+        assert (scales_of(frame, x.numel(), 64) == scale).all()
+        residue = codes_of(frame, x.numel(), 64, bits)
+        nearest = (beside.double() / scale).round()  # float64 has room for index and scale
+        is_middle = (beside.double() - nearest * scale).abs() == scale / 2
+        assert torch.equal(residue[~is_middle], nearest[~is_middle] % 2**bits)
+        assert not is_middle[: 63 * 10].any()
+
+
+@both_bits
+@given(mantissa=st.integers(128, 255), exponent=st.integers(-90, 70), seed=st.integers(0, 99))
+def test_the_reach_is_exact(bits: int, mantissa: int, exponent: int, seed: int) -> None:
+    # Also where indices have 25 bits: whoever is nearer than half a period hears the right one.
+    magnitude = torch.repeat_interleave(2.0 ** torch.arange(1, 24), 63).double()
+    index = (randn(63 * 23, seed).double().clamp(-2, 2) * magnitude).round()
+    scale, x, anchor = lattice(bits, mantissa, exponent, index)
+    codec = Modulo(bits)
+    frame = codec.encode(x, near=anchor)
+    nearest = (x.double() / scale).round()
+    half_period = scale * 2 ** (bits - 1)
+    for side in (-1.0, 1.0):
+        farthest = (nearest * scale + side * half_period).float()
+        while (is_beyond := (farthest.double() - nearest * scale).abs() >= half_period).any():
+            farthest[is_beyond] = torch.nextafter(farthest, x)[is_beyond]
+        decoded = codec.decode(frame, x.numel(), near=farthest)
+        assert torch.equal(decoded, (nearest * scale).float())
 
 
 @both_bits

@@ -5,16 +5,17 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from optim.codec.topk import TopK
-from optim.outer.co2 import CO2
-from optim.outer.copy import Departure, Outer, OuterCopy
+from optim.outer.co2 import CO2, no_gap
+from optim.outer.copy import _PIECE, Departure, Outer, OuterCopy
 from optim.outer.delayed_nesterov import DelayedNesterov
 from optim.outer.eager import Eager
 from optim.outer.heavyball import HeavyBall
+from optim.outer.named import OUTER_RULES
 from optim.outer.nesterov import Nesterov
 from optim.outer.noloco import NoLoCo
 from optim.outer.plain import Plain
@@ -235,6 +236,7 @@ def test_feedback_is_for_pseudo_gradients() -> None:
 
 @pytest.mark.parametrize("feedback", [None, 0.5])
 @pytest.mark.parametrize("rule", [*ALL_RULES, TWO_LANES], ids=repr)
+@settings(deadline=None)
 @given(data=st.data())
 def test_a_contribution_in_pieces_is_the_whole_to_the_bit(
     rule: OuterRule, feedback: float | None, data: st.DataObject
@@ -263,3 +265,57 @@ def test_what_can_be_made_in_pieces_is_not_made_whole(rule: OuterRule) -> None:
     start, theta = small_integers(2, N)
     _, departure = outer.depart(outer.first(start), theta, piecewise=True)
     assert departure.contribution.numel() == 0
+
+
+# ---- an outer step taken piece by piece
+
+WHOLE = [TWO_LANES, CO2(gap="norm"), CO2(gap="elementwise"), CO2(gap=no_gap)]
+"""Two lanes, and those that measure the whole vector (or may: a function could do anything)."""
+STEPS = [
+    *(make() for make in OUTER_RULES.values()),
+    DelayedNesterov(buffer=2, c=0.25),
+    CO2(gap="none", clip=0.1),
+    *WHOLE,
+]
+
+
+def any_copy(rule: OuterRule, n: int, *, round: int, seed: int) -> tuple[OuterCopy, Tensor]:
+    """Return a copy in the middle of a run, and an average to land; bits of all of fp32."""
+    generator = torch.Generator().manual_seed(seed)
+    first = Outer(rule).first(torch.randn(n, generator=generator))
+    state = {name: torch.randn(n, generator=generator) for name in first.state}
+    average = torch.randn(rule.lanes * n, generator=generator)
+    return OuterCopy(first.anchor, state, first.own, round), average
+
+
+@pytest.mark.parametrize("rule", STEPS, ids=repr)
+@settings(deadline=None, max_examples=12)
+@given(
+    num_pieces=st.integers(0, 2),
+    more=st.integers(-40, 40),
+    round=st.integers(0, 4),
+    seed=st.integers(0, 1000),
+)
+def test_a_step_in_pieces_is_the_whole_one_to_the_bit(
+    rule: OuterRule, num_pieces: int, more: int, round: int, seed: int
+) -> None:
+    outer, n = Outer(rule), max(1, num_pieces * _PIECE + more)
+    copy, average = any_copy(rule, n, round=round, seed=seed)
+    kept = {name: x.clone() for name, x in vectors_of(copy).items()}
+    whole = outer.land(copy, average.clone())
+    assert same(outer.land(copy, average, piecewise=True), whole)
+    assert all(torch.equal(x, kept[name]) for name, x in vectors_of(copy).items())
+
+
+@pytest.mark.parametrize("rule", STEPS, ids=repr)
+def test_a_step_in_pieces_takes_the_averages_place_and_nothing_else(rule: OuterRule) -> None:
+    copy, average = any_copy(rule, 2 * _PIECE + 7, round=1, seed=0)
+    before = average.clone()
+    landed = Outer(rule).land(copy, average, piecewise=True)
+    if rule in WHOLE or rule == CO2():
+        assert torch.equal(average, before)
+    else:
+        assert landed.anchor is average
+    new = [landed.anchor, *landed.state.values()]
+    places = {x.data_ptr() for x in (*new, copy.anchor, *copy.state.values())}
+    assert len(places) == 2 * len(new)

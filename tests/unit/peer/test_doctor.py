@@ -12,7 +12,7 @@ import pytest
 import peer.cli.doctor
 from peer.doctor import CHECKS, Finding, Machine, examine, this_machine
 from peer.net.pace import NO_CAP, Cap, parse_cap
-from peer.net.rates import LinkRates, write_rates
+from peer.net.rates import BUFFERED_BYTES, LinkRates, write_rates
 from protocol.identity import PeerId
 from thinwire.__main__ import main
 
@@ -152,9 +152,9 @@ def test_this_machine_is_examined_without_a_crash() -> None:
 def measured(healthy: Machine, tmp_path: Path) -> Machine:
     """A peer's folder that remembers 10 Mbit/s up and 50 Mbit/s down."""
     rates = LinkRates()
-    for direction, bps in ((rates.up, 10e6), (rates.down, 50e6)):
+    for direction, bps, buffered in ((rates.up, 10e6, BUFFERED_BYTES), (rates.down, 50e6, 0)):
         direction.began(PeerId("A"), 0.0)
-        direction.on_bytes(PeerId("A"), int(bps / 8 * 2), 2.0)
+        direction.on_bytes(PeerId("A"), int(bps / 8 * 2) + buffered, 2.0)
     write_rates(tmp_path, rates)
     return replace(healthy, folder=tmp_path)
 

@@ -14,8 +14,9 @@ from optim.codec.codec import codec_named
 from optim.layout import layout_of
 from optim.outer.copy import Outer
 from optim.outer.named import outer_rule_named
+from peer.blobs import StateSink
 from peer.driver import Driver
-from peer.mixing import Mixing
+from peer.mixing import Mixing, OuterState
 from peer.net.config import WireConfig
 from peer.net.wire_memory import MemoryNetwork, MemoryWire
 from peer.ports import Source
@@ -24,7 +25,7 @@ from peer.telemetry import Events
 from peer.train import lines
 from protocol.errors import NotAvailable
 from protocol.identity import Identity, PeerId
-from protocol.machine import BlobRef, Discard, Offer
+from protocol.machine import BlobRef, Discard, Land, Offer
 from protocol.manifest import Manifest, manifest_from
 from protocol.terms import Terms
 from tests.unit.peer.test_scripted_trainer import NUM_ELEMENTS, PATIENCE_S, SHAPES, Rig, settle
@@ -313,12 +314,25 @@ async def test_of_three_in_pairs_the_third_finds_a_partner_in_the_next_round(
 # ---- who gets what
 
 
-async def test_a_part_is_for_the_members_of_its_offer_alone(tmp_path: Path) -> None:
+async def test_a_part_is_for_the_members_of_its_offer_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with nodes(manifest_of(), tmp_path, 2) as members:
         introduce(members)
-        await a_round(members, 0)
         first, second = members
-        exchange_id = bytes.fromhex(first.events.of("landed")[0]["exchange_id"])
+        # So long as nothing has landed: contributions go then.
+        may_land, land = threading.Event(), first.mixing.land
+
+        def land_late(effect: Land) -> OuterState:
+            may_land.wait(PATIENCE_S)
+            return land(effect)
+
+        monkeypatch.setattr(first.mixing, "land", land_late)
+        for node in members:
+            node.trainer.train(1.0)
+            node.trainer.depart()
+        (landed,) = await second.events.until("landed")
+        exchange_id = bytes.fromhex(landed["exchange_id"])
         for part in range(2):
             ref = BlobRef("part", 0, exchange_id, part)
             source = await first.driver.blob(second.peer_id, ref)
@@ -327,9 +341,13 @@ async def test_a_part_is_for_the_members_of_its_offer_alone(tmp_path: Path) -> N
             assert await source.read(0, source.size_bytes) == made.frames[0]
             with pytest.raises(NotAvailable, match="for others"):
                 await first.driver.blob(IDS[3], ref)
+        may_land.set()
+        await first.events.until("landed")
         # An average is anybody's: a late peer replays it.
         ref = BlobRef("average", 0, exchange_id, 0)
         assert await (await first.driver.blob(IDS[3], ref)).read(0, 10)
+        with pytest.raises(NotAvailable, match="not here"):
+            await first.driver.blob(second.peer_id, BlobRef("part", 0, exchange_id, 0))
 
 
 async def test_a_part_is_not_for_others_after_many_more_offers(
@@ -337,7 +355,7 @@ async def test_a_part_is_not_for_others_after_many_more_offers(
 ) -> None:
     # As with 65 fragments: each keeps its bench, the driver remembers 64 offers.
     monkeypatch.setattr("peer.driver.REMEMBERED_OFFERS", 1)
-    async with nodes(manifest_of(fragments=2), tmp_path, 2) as members:
+    async with nodes(manifest_of("pairs", fragments=2), tmp_path, 2) as members:
         introduce(members)
         await a_round(members, 0)
         for landed in members[0].events.of("landed"):
@@ -427,9 +445,11 @@ async def test_a_state_can_be_had_by_anybody_at_any_time(tmp_path: Path) -> None
         old = node.mixing.outer[1].copy
         node.mixing.load_state(1, old.anchor * 2, old.state, old.own, 6)
         source = await node.driver.blob(IDS[3], BlobRef("state", 1))
-        data = await source.read(0, source.size_bytes)
         twin = Node(IDS[3], node.manifest, tmp_path)
-        twin.mixing.load_state_blob(1, memoryview(data), source.round)
+        sink = StateSink(twin.mixing.state_lengths(1))
+        assert sink.size_bytes == source.size_bytes
+        await sink.put(0, await source.read(0, source.size_bytes))
+        twin.mixing.load_state_blob(1, sink.whole(), source.round)
         twin.events.close()
         assert (twin.mixing.outer[1].round, twin.mixing.outer[1].digest) == (
             6,

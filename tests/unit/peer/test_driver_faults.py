@@ -9,6 +9,7 @@ import torch
 
 from peer.mixing import Mixing, digest_of
 from peer.net.wire_memory import MemoryNetwork, MemoryWire
+from peer.ports import Sink
 from peer.train import lines
 from protocol.errors import NotAvailable, TransportError
 from protocol.group_exchange import GroupExchange
@@ -221,10 +222,80 @@ async def test_who_missed_one_round_replays_it_and_keeps_its_work(tmp_path: Path
         assert late.status.contributions == 0
 
 
-async def test_catching_up_with_garbage_leaves_us_where_we_are(tmp_path: Path) -> None:
+async def test_who_comes_when_the_averages_are_gone_takes_the_state_and_keeps_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("protocol.gathering.MAX_VAIN_TRIES", 1)  # for the sake of time
+    async with nodes(manifest_of(fragments=2), tmp_path, 3) as members:
+        *pair, late = members
+        introduce(pair)
+        for fragment in (0, 1):  # in fp32 there is room for less than one
+            for node in pair:
+                node.trainer.train(1.0)
+                node.trainer.depart(fragment)
+            for node in pair:
+                await node.events.until("landed", fragment + 1)
+        introduce(members)
+        late.trainer.train(drift(1))
+        late.trainer.depart(0)
+        (caught_up,) = await late.events.until("caught_up")
+        assert (caught_up["fragment"], caught_up["round"]) == (0, 1)
+        assert late.events.of("replay_begins")
+        late.trainer.depart(1)  # the averages of this one are still there
+        (landed,) = await late.events.until("landed")
+        assert (landed["fragment"], landed["contributed"]) == (1, False)
+        assert len({tuple(node.digests()) for node in members}) == 1
+        torch.testing.assert_close(late.trainer.theta, late.anchor() + drift(1))
+
+
+class Restless:
+    """Has a state of another round whenever it is asked, and gives it only at the second time."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self.wire: MemoryWire | None = None
+        self.rounds: list[int] = []
+        self._num_bytes = num_bytes
+
+    def on_note(self, src: PeerId, note: Note) -> None:
+        """Nobody is answered."""
+
+    async def blob(self, src: PeerId, ref: BlobRef) -> BytesSource:
+        self.rounds.append(7 + len(self.rounds))
+        made_bytes = self._num_bytes if len(self.rounds) > 1 else 0
+        return BytesSource(bytes(self._num_bytes), self.rounds[-1], made_bytes=made_bytes)
+
+
+async def test_a_state_that_changes_on_its_way_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network, manifest = MemoryNetwork(), manifest_of()
     async with nodes(manifest, tmp_path, 1, network) as (node,):
-        hostile = Hostile(node.mixing, 4 * 2 * NUM_ELEMENTS)  # the right size, but no numbers
+        donor = Restless(4 * 2 * NUM_ELEMENTS)
+        donor.wire = MemoryWire(network, IDS[2], wire_config(manifest), inbox=donor)
+        introduce([node], IDS[2])
+        fetch = node.wire.fetch
+
+        async def fetch_again(src: PeerId, ref: BlobRef, sink: Sink) -> None:
+            with pytest.raises(TransportError, match="no progress"):
+                await fetch(src, ref, sink)
+            await fetch(src, ref, sink)  # as over the next connection
+
+        monkeypatch.setattr(node.wire, "fetch", fetch_again)
+        before = node.mixing.outer[0]
+        await donor.wire.send(node.peer_id, Committed(0, 9, bytes(32)))
+        (failed, *_) = await node.events.until("catching_up_failed")
+        assert "has changed" in failed["reason"]
+        assert donor.rounds[:2] == [7, 8]
+        assert node.mixing.outer[0] is before
+        assert lines.Land not in node.trainer.kinds()
+
+
+@pytest.mark.parametrize("more", [0, -1, 1, -4, 4], ids=str)
+async def test_catching_up_with_garbage_leaves_us_where_we_are(tmp_path: Path, more: int) -> None:
+    network, manifest = MemoryNetwork(), manifest_of()
+    async with nodes(manifest, tmp_path, 1, network) as (node,):
+        right_size = 4 * 2 * NUM_ELEMENTS  # but no numbers
+        hostile = Hostile(node.mixing, right_size + more)
         hostile.wire = MemoryWire(network, IDS[2], wire_config(manifest), inbox=hostile)
         introduce([node], IDS[2])
         before = node.digests()

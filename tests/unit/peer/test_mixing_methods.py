@@ -38,13 +38,13 @@ from tests.unit.peer.test_mixing import (
     discard,
     equally,
     fetch_of,
+    fetch_state,
     frames_of,
     mixing_of,
     nothing,
     offer_of,
     offered,
     reduce_of,
-    state_of,
     vectors,
 )
 
@@ -339,9 +339,9 @@ def test_an_anchor_from_elsewhere_leaves_our_own_offset_as_it_is(rule: OuterRule
     gather([donor], 0)
     land([donor], 0)
     own = ours.outer[0].copy.own
-    blob = state_of(donor, 0)
-    assert len(blob) == ours.state_bytes(0)
-    new = ours.load_state_blob(0, blob, donor.outer[0].round)
+    sink = fetch_state(ours, donor, 0)
+    new = ours.load_state_blob(0, sink.whole(), sink.round)
+    assert new.round == donor.outer[0].round
     assert new.digest == donor.outer[0].digest
     assert is_equal(new.copy.state, donor.outer[0].copy.state)
     assert is_equal(new.copy.own, own)

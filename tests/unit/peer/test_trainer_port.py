@@ -1,4 +1,6 @@
 import asyncio
+import threading
+from typing import Any
 
 import pytest
 import torch
@@ -168,6 +170,41 @@ async def test_landings_of_different_fragments_do_not_wait_for_each_other() -> N
         rig.trainer.answer(first)
         await landings[0]
         assert torch.equal(rig.trainer.theta, 2 * START)
+
+
+class Held(torch.Tensor):
+    """A vector that is copied only when the event loop says so."""
+
+    go_on = threading.Event()
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> torch.Tensor:
+        if func is torch.Tensor.copy_:
+            assert cls.go_on.wait(PATIENCE_S), "the event loop is held up"
+        copied: torch.Tensor = super().__torch_function__(func, types, args, kwargs or {})
+        return copied
+
+
+@pytest.mark.parametrize("which", ["anchor", "base"])
+async def test_the_event_loop_goes_on_while_a_landing_is_copied(which: str) -> None:
+    async with a_rig() as rig:
+        await started(rig)
+        rig.trainer.train(DRIFT)
+        await departed(rig)
+        Held.go_on.clear()
+        anchor, base = NEW.clone(), START.clone()
+        if which == "anchor":
+            anchor = anchor.as_subclass(Held)
+        else:
+            base = base.as_subclass(Held)
+        landing = asyncio.create_task(rig.port.land(0, 5, anchor, base=base))
+        await settle()
+        assert lines.Land not in rig.trainer.kinds()  # nothing is said before it is all there
+        Held.go_on.set()
+        await landing
+        torch.testing.assert_close(rig.trainer.theta, NEW + DRIFT)
 
 
 async def test_a_landing_waits_for_an_evaluation_to_end() -> None:

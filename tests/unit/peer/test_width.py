@@ -232,3 +232,8 @@ def test_the_windows_right_after_a_change_do_not_count() -> None:
     for goodput_bps in (0.1e6, 1.3e6, 1.3e6):
         width.on_window(goodput_bps, num_connections=2, now_s=0)
     assert width.wanted == 4
+
+
+def test_it_begins_with_as_many_as_it_is_told() -> None:
+    assert Width(16, first=2).wanted == 2
+    assert Width(1, first=2).wanted == 1

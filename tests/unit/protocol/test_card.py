@@ -83,3 +83,10 @@ def test_any_bytes_are_a_card_or_refused(data: bytes, card: Card, at: int) -> No
     for wrong in (data, good[:at], good[:at] + data + good[at:]):
         with contextlib.suppress(RemoteError):
             assert isinstance(parse_card(wrong), Card)
+
+
+def test_rates_are_published_within_reason() -> None:
+    card = Card(wire_addresses=("10.0.0.1:1",), up_bps=20_000_000, down_bps=100_000_000)
+    assert parse_card(card.to_bytes()) == card
+    with pytest.raises(LimitExceeded):
+        parse_card(Card(wire_addresses=(), up_bps=1 << 60).to_bytes())

@@ -7,11 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peer.blobs import StateSink
 from peer.net.download import MIN_HALF_BYTES, Download
 from peer.net.transfer import Stripe
 from peer.net.width import Width
 from peer.ports import Sink
-from protocol.errors import LimitExceeded, NotAvailable, ThinwireError, TransportError
+from protocol.errors import (
+    LimitExceeded,
+    MalformedMessage,
+    NotAvailable,
+    ThinwireError,
+    TransportError,
+)
 from tests.blobs import KeptSink
 from tests.unit.peer.net.test_transfer import virtually
 
@@ -54,6 +61,8 @@ class Partner:
         fails: Callable[[int, int], ThinwireError | None] = lambda connection, done: None,
     ) -> None:
         self.sink, self.data, self.fails = sink, data, fails
+        self.into: Sink = sink
+        self.round = 0
         self.asked: list[tuple[int, int, int]] = []
         """Connection, start and stop of each fetch."""
         self.brought: list[tuple[int, int]] = []
@@ -71,6 +80,7 @@ class Partner:
         self.most_open = max(self.most_open, len(self.open))
         done = 0
         try:
+            self.into.begin(self.round)
             while stripe.at < stripe.stop:
                 if error := self.fails(connection, done):
                     raise error
@@ -78,8 +88,8 @@ class Partner:
                 if stripe.at >= stripe.stop:
                     return
                 start = stripe.at
-                stop = min(start + self.sink.grain_bytes, len(self.data))
-                await self.sink.put(start, self.data[start:stop])
+                stop = min(start + self.into.grain_bytes, len(self.data))
+                await self.into.put(start, self.data[start:stop])
                 self.num_bytes += stop - start
                 self.brought.append((connection, start))
                 stripe.at = stop
@@ -90,12 +100,12 @@ class Partner:
         finally:
             self.open.discard(connection)
 
-    async def download(self, width: Width, sink: Sink | None = None) -> float:
+    async def download(self, width: Width) -> float:
         """Returns how long it took."""
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         download = Download(
-            sink or self.sink,
+            self.into,
             self.fetch_stripe,
             width,
             received_bytes=lambda: self.num_bytes,
@@ -310,6 +320,54 @@ def test_a_window_that_our_cap_limits_is_marked() -> None:
 
     virtually(scenario())
     assert [is_capped for _, _, is_capped in width.windows] == [True]
+
+
+# ---- a state: one stripe of one round
+
+
+def state_partner(num_grains: int) -> Partner:
+    partner = partner_of(num_grains)
+    partner.sink.is_divisible = False
+    return partner
+
+
+def test_a_state_is_never_striped_however_wide_the_partner_is() -> None:
+    partner, width = state_partner(64), FixedWidth(2)
+    width.then = {1: 6}
+    assert virtually(partner.download(width)) == pytest.approx(64 * GRAIN_S)
+    assert width.wanted == 6
+    assert partner.asked == [(0, 0, 64 * GRAIN)]
+    assert_whole(partner)
+
+
+def test_a_state_that_breaks_off_goes_on_as_one_stripe() -> None:
+    partner = state_partner(64)
+    partner.fails = breaking(0, after=20)
+    virtually(partner.download(FixedWidth(4)))
+    assert [(start, stop) for _, start, stop in partner.asked] == [
+        (0, 64 * GRAIN),
+        (20 * GRAIN, 64 * GRAIN),
+    ]
+    assert partner.most_open == 1
+    assert_whole(partner)
+
+
+def test_a_state_of_another_round_does_not_go_on() -> None:
+    partner, sink = partner_of(12), StateSink([9 * GRAIN // 4, 3 * GRAIN // 4])
+    partner.into = sink
+
+    def fails(connection: int, done: int) -> ThinwireError | None:
+        if (partner.round, done) != (0, 5):
+            return None
+        partner.round = 1  # the giver has landed
+        return TransportError("it broke off")
+
+    partner.fails = fails
+    with pytest.raises(NotAvailable, match="has changed"):
+        virtually(partner.download(FixedWidth(4)))
+    assert len(partner.asked) == 2
+    with pytest.raises(MalformedMessage):
+        sink.whole()
 
 
 # ---- whatever happens

@@ -182,6 +182,34 @@ def test_a_mistake_is_one_line_with_file_and_key(tmp_path: Path, text: str, key:
     assert "\n" not in said
 
 
+HEAVY = (  # a piece of 1 KiB stands for 25 MB, and takes 2 s of the link
+    'duration = "1min"\nstands_for_params = "1B"\ntoy = { parameters = "40k" }\n'
+    '[[groups]]\nname = "a"\ncount = 3\nlink = { up = "100M", down = "100M" }\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "num_streams"),
+    [
+        ('"diloco"', 2),
+        ('"noloco"', 2),
+        ('{ preset = "noloco", mixing = "groups", group_size = 2 }', 2),
+        ('{ preset = "noloco", mixing = "groups", group_size = 3 }', 4),
+        ('{ preset = "noloco", mixing = "groups", group_size = 8 }', 4),  # there are only three
+    ],
+)
+def test_the_smallest_piece_must_get_through_while_all_streams_share_the_link(
+    tmp_path: Path, method: str, num_streams: int
+) -> None:
+    def run(progress_s: float) -> str:
+        return HEAVY + f"[run]\nmethod = {method}\nround.progress_s = {progress_s}\n"
+
+    piece_s = 8 * 1024 * 1e9 / 40_000 / 100e6
+    read(tmp_path, run(1.01 * num_streams * piece_s))
+    with pytest.raises(ConfigError, match="stands_for_params"):
+        read(tmp_path, run(0.99 * num_streams * piece_s))
+
+
 @pytest.mark.parametrize("name", ["nowhere", "nowhere.toml", "no/where"])
 def test_a_scenario_that_is_nowhere_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
