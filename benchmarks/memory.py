@@ -118,6 +118,7 @@ def _exchange(
     terms = Terms((1,) * num_parts)
     offer = Offer(fragment, 0, name, terms, (OTHER,))
     mixing.open(fragment, name, terms)
+    mixing.open(offer.fragment, offer.exchange_id, offer.terms)
     mixing.offer(offer, theta)
     del theta
     mixing.encode(offer, _nothing)

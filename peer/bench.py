@@ -97,12 +97,12 @@ class Bench:
 
     def withdraw(self) -> None:
         """Frees what was offered; nobody gets it any more."""
-        for made in self.own.values():
+        for made in list(self.own.values()):  # the mathematics may be adding to it
             made.withdraw()
         self.own = {}
 
     def close(self) -> None:
         """Frees everything."""
         self.withdraw()
-        for made in self.shared.values():
+        for made in list(self.shared.values()):
             made.withdraw()

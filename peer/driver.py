@@ -50,6 +50,9 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+Key = tuple[int, bytes]
+"""Fragment and exchange: ids come from others, who may use one twice."""
+
 REMEMBERED_OFFERS = 64
 MIN_HOLD_S = 0.1
 
@@ -86,14 +89,13 @@ class Driver:
         loop = asyncio.get_running_loop()
         self._budget = Budget(mixing, manifest)
         self._moves = Moves(mixing, self._make, lambda: status.step, self._on_grain)
-        self._newest_task: dict[bytes, asyncio.Task[None]] = {}
+        self._newest_task: dict[Key, asyncio.Task[None]] = {}
         """Of each exchange: offer, reduction and landing follow one another."""
-        self._begun: dict[bytes, asyncio.Event] = {}
+        self._begun: dict[Key, asyncio.Event] = {}
         """Of each exchange that we offer to: set once it is known what."""
-        self._discards: dict[bytes, asyncio.Task[None]] = {}
-        self._offers: OrderedDict[bytes, frozenset[PeerId]] = OrderedDict()
+        self._offers: OrderedDict[Key, frozenset[PeerId]] = OrderedDict()
         self._tasks: dict[asyncio.Task[None], None] = {}
-        self._fetches: dict[bytes, dict[asyncio.Task[None], None]] = {}
+        self._fetches: dict[Key, dict[asyncio.Task[None], None]] = {}
         """Dictionaries and not sets, so that under a virtual clock equal seeds give equal runs."""
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="mixing")
         self._refusals = RefusalLog(logger)
@@ -205,11 +207,14 @@ class Driver:
                     await self._made.wait()
         except TimeoutError:
             raise NotAvailable("not here, or not yet") from None
+        members = self._offers.get(_key_of(ref)) if ref.kind == "part" else None
+        if members is not None and src not in members:  # known only since it is offered
+            raise NotAvailable("this contribution is for others")
         return FrameSource(made, self._made.wait, hold_s)
 
     def _is_kept_from(self, src: PeerId, ref: BlobRef) -> bool:
         """Whether a contribution is for others; one that is not offered yet may be for anybody."""
-        members = self._offers.get(ref.exchange_id)
+        members = self._offers.get(_key_of(ref))
         return src not in members if members is not None else self.mixing.made(ref) is not None
 
     def waiting_for(self) -> str:
@@ -254,36 +259,41 @@ class Driver:
             case Send():
                 self._spawn(self._send(effect))
             case Offer():
-                self._offers[effect.exchange_id] = frozenset(effect.members)
+                key = effect.fragment, effect.exchange_id
+                self._offers[key] = frozenset(effect.members)
                 while len(self._offers) > max(REMEMBERED_OFFERS, 2 * len(self._machines)):
                     self._offers.popitem(last=False)
-                exchange_id = effect.exchange_id
-                self.mixing.open(effect.fragment, exchange_id, effect.terms, anew=True)
-                begun = self._begun[exchange_id] = asyncio.Event()
-                self._spawn_after(exchange_id, lambda: self._moves.offer(effect, begun.set))
+                self.mixing.open(*key, effect.terms, anew=True)
+                begun = self._begun[key] = asyncio.Event()
+                self._spawn_after(key, lambda: self._moves.offer(effect, begun.set))
             case Reduce():
-                exchange_id = effect.ref.exchange_id
-                self._spawn_after(exchange_id, lambda: self._make(lambda: self._reduce(effect)))
+                key = effect.ref.fragment, effect.ref.exchange_id
+                self._spawn_after(key, lambda: self._make(lambda: self._reduce(effect)))
             case Discard():
-                self._newest_task.pop(effect.exchange_id, None)
-                self._begun.pop(effect.exchange_id, None)
-                for task in self._fetches.pop(effect.exchange_id, ()):
-                    task.cancel()
-                task = self._discards[effect.exchange_id] = self._spawn(self._moves.discard(effect))
-                task.add_done_callback(lambda _: self._discards.pop(effect.exchange_id, None))
+                key = effect.fragment, effect.exchange_id
+                self._newest_task.pop(key, None)
+                self._end_fetches(key)
+                bench = self.mixing.drop(*key)
+                self._spawn(self._moves.discard(effect, bench))
             case Fetch():
                 task = self._spawn(self._fetch(effect))
-                tasks = self._fetches.setdefault(effect.ref.exchange_id, {})
+                tasks = self._fetches.setdefault(_key_of(effect.ref), {})
                 tasks[task] = None
                 task.add_done_callback(lambda task: tasks.pop(task, None))
             case Land():
-                self._fetches.pop(effect.exchange_id, None)
-                self._begun.pop(effect.exchange_id, None)
-                self._spawn_after(effect.exchange_id, lambda: self._land(effect))
+                key = effect.fragment, effect.exchange_id
+                self._end_fetches(key)
+                self._spawn_after(key, lambda: self._land(effect))
             case CatchUp():
                 self._spawn(self._catch_up(effect))
             case Tell():
                 self._tell(effect)
+
+    def _end_fetches(self, key: Key) -> None:
+        """Nothing more is collected for this exchange."""
+        self._begun.pop(key, None)
+        for task in self._fetches.pop(key, ()):
+            task.cancel()
 
     async def _send(self, effect: Send) -> None:
         try:
@@ -314,9 +324,7 @@ class Driver:
     async def _fetch(self, effect: Fetch) -> None:
         src, ref = effect.src, effect.ref
         try:
-            if discard := self._discards.get(ref.exchange_id):
-                await asyncio.wait((discard,))  # or it would take away what we collect
-            if begun := self._begun.get(ref.exchange_id):
+            if begun := self._begun.get(_key_of(ref)):
                 await begun.wait()  # parameters are decoded as what lies near ours
             sink = FrameSink(
                 self.mixing.grains(ref, effect.terms),
@@ -415,24 +423,22 @@ class Driver:
         task.add_done_callback(self._on_task_done)
         return task
 
-    def _spawn_after(
-        self, exchange_id: bytes, work: Callable[[], Coroutine[Any, Any, None]]
-    ) -> None:
+    def _spawn_after(self, key: Key, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Starts a task of an exchange once the one before it is done, if that went well."""
-        before = self._newest_task.get(exchange_id)
+        before = self._newest_task.get(key)
 
         async def in_turn() -> None:
             if before is not None:
                 await asyncio.wait((before,))
                 if before.cancelled() or before.exception() is not None:
                     return
-                if exchange_id not in self._newest_task:  # discarded meanwhile
+                if key not in self._newest_task:  # discarded meanwhile
                     return
             await work()
-            if self._newest_task.get(exchange_id) is task:
-                del self._newest_task[exchange_id]
+            if self._newest_task.get(key) is task:
+                del self._newest_task[key]
 
-        task = self._newest_task[exchange_id] = self._spawn(in_turn())
+        task = self._newest_task[key] = self._spawn(in_turn())
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
@@ -445,3 +451,7 @@ class Driver:
     def _fail(self, error: BaseException) -> None:
         if not self._failed.done():
             self._failed.set_exception(error)
+
+
+def _key_of(ref: BlobRef) -> Key:
+    return ref.fragment, ref.exchange_id

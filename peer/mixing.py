@@ -175,9 +175,15 @@ class Mixing:
         return Grains(codec, stop - start, grain_elements(codec, self._grain_bytes))
 
     def missing(self, effect: Fetch) -> list[int]:
-        """Returns the grains that are still to be fetched."""
+        """Returns the grains that are still to be fetched.
+
+        Raises:
+            NotAvailable: it has landed here.
+        """
         ref = effect.ref
         bench = self.open(ref.fragment, ref.exchange_id, effect.terms)
+        if bench.has_landed:
+            raise NotAvailable("an exchange that has landed here already")
         every = range(len(self.grains(ref, effect.terms)))
         if ref.kind == "part":
             return [grain for grain in every if grain not in bench.heard[effect.src]]
@@ -198,7 +204,9 @@ class Mixing:
             Where the live parameters go on from at once, `[m]`, if the method does not wait.
         """
         fragment, terms = effect.fragment, effect.terms
-        bench, old = self.open(fragment, effect.exchange_id, terms), self.outer[fragment]
+        bench, old = self._benches.get((fragment, effect.exchange_id)), self.outer[fragment]
+        if bench is None:
+            return None  # discarded meanwhile
         copy, bench.departure = self._rule.depart(
             old.copy, theta, share=1 / terms.num_parts, piecewise=True
         )

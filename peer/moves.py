@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from peer.bench import Bench
 from peer.blobs import StateSink
 from peer.mixing import Mixing, OnGrain, OuterState
 from peer.train import lines
@@ -87,12 +88,11 @@ class Moves:
                 await self._move(fragment, start, base=None, tokens=departed.tokens)
             await encoding
 
-    async def discard(self, effect: Discard) -> None:
-        """Forgets an exchange, and gives back what had gone on without it."""
+    async def discard(self, effect: Discard, bench: Bench | None) -> None:
+        """Gives back what had gone on without an exchange that is off the table."""
         fragment = effect.fragment
         async with self._turns[fragment]:
             tokens = self._offered_tokens.pop((fragment, effect.exchange_id), 0)
-            bench = self._mixing.drop(fragment, effect.exchange_id)
             if bench is None:
                 return
             start = self._mixing.outer[fragment].copy.start

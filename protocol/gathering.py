@@ -154,6 +154,8 @@ class Gathering:
             return
         want.is_flying = False
         want.retry_at_s = now_s + self._config.retry_s
+        if is_alive:
+            want.silent.pop(src, None)
         if is_alive and self._is_patient_with(want):
             return
         tries, most = (want.vain, MAX_VAIN_TRIES) if is_alive else (want.silent, MAX_SILENT_TRIES)

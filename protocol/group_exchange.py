@@ -21,10 +21,11 @@ contribution and fetches averages.
 
 A crash before the roster closes: the next in the order closes it. Views differ, so two may close
 one at a time; whoever is in both moves to the larger. A member that dies or freezes in
-the exchange: reducers leave its contribution out; its own average is looked for at the others, and
-if nobody has it, the attempt fails and all are READY again with what they brought. A peer that was
-late, or failed where others did not, hears that they committed and replays their averages from the
-bytes they applied; its own contribution stays in its delta and leaves with the next departure.
+the exchange: reducers leave out what of its contribution has not come; its own average is looked
+for at the others, and if nobody has it, the attempt fails and all are READY again with what they
+brought. A peer that was late, or failed where others did not, hears that they committed and replays
+their averages from the bytes they applied; its own contribution stays in its delta and leaves with
+the next departure.
 
 Safety: one round has at most one result among peers that can reach each other and agree on who
 lives, because a reducer needs parts from a quorum of the live peers that it knew when it accepted
@@ -377,6 +378,8 @@ class GroupExchange(Exchange):
     def _on_committed(self, src: PeerId, note: Committed, now_s: float) -> None:
         if note.round <= self.round or self._shunned.holds(src, now_s=now_s):
             return
+        if self._journal and note.exchange_id == self._journal[0]:
+            return  # it took us to where we are, and nowhere else
         if self.phase is Phase.EXCHANGING and self._gathering and self._gathering.is_member:
             if note.exchange_id == self._gathering.exchange_id:
                 self._gathering.on_holder(src, now_s=now_s)

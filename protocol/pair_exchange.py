@@ -316,7 +316,7 @@ class PairExchange(Exchange):
         asked, pair = self._asked, self._pair
         if asked and (src, note.exchange_id) == (asked.partner, asked.exchange_id):
             self._asked = None
-            if note.accepted and note.tokens > 0:
+            if note.accepted and note.tokens > 0 and note.codec >= asked.codec:
                 asked.tokens, asked.codec = note.tokens, note.codec
                 self._begin(asked, now_s)
             else:

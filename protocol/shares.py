@@ -5,10 +5,11 @@ and its part's average to the n - 1 others: S (1 - s_i) + S s_i (n - 1) = S (1 +
 The exchange ends with its slowest member, after max_i S (1 + s_i (n - 2)) / u_i. That is least
 where as many as possible end together at T, and whoever cannot do even that averages nothing:
 
-    s_i = clip((T u_i - 1) / (n - 2), 0, cap),  sum_i s_i = 1
+    s_i = clip((T u_i - 1) / (n - 2), 0, cap),  sum_i s_i = 1,  cap = min(4 / n, 1 / 2)
 
 Rates are what peers say of themselves. A liar gains nothing but work: nobody averages more than
-`MAX_FAIR` times its equal share, and a rate far from the others' is believed in part.
+`MAX_FAIR` times its equal share, or than half of a fragment, and a rate far from the others' is
+believed in part.
 """
 
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ def fair_shares(up_bps: Sequence[int]) -> tuple[int, ...]:
         return equal
     middle = median(known)
     rates = [min(max(rate or middle, middle / MAX_RATIO), middle * MAX_RATIO) for rate in up_bps]
-    cap = MAX_FAIR * TOTAL // num / TOTAL
+    cap = min(MAX_FAIR * TOTAL // num, TOTAL // 2) / TOTAL
     level = _level(rates, num - 2, cap)
     shares = [min(max((level * rate - 1) / (num - 2), 0.0), cap) for rate in rates]
     rounded = _rounded([TOTAL * share for share in shares])
@@ -45,7 +46,9 @@ def fair_shares(up_bps: Sequence[int]) -> tuple[int, ...]:
 
 def are_fair(shares: Sequence[int]) -> bool:
     """Whether no member averages more than it may; a leader could hand itself everything."""
-    return max(shares) * len(shares) <= MAX_FAIR * sum(shares)
+    largest, total = max(shares), sum(shares)
+    is_half = 2 * largest <= total or len(shares) == 1
+    return is_half and largest * len(shares) <= MAX_FAIR * total
 
 
 def _level(rates: Sequence[float], width: int, cap: float) -> float:

@@ -9,9 +9,10 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from peer.net.link import Addresses, Link
-from peer.net.switchboard import Switchboard
+from peer.net.switchboard import RELAY_IDLE_S, Switchboard
 from peer.net.tunnel import PIECE_BYTES, SocketEnd, carry
 from peer.net.ways import Candidate
 from protocol.errors import ThinwireError
@@ -26,6 +27,11 @@ AVOIDED_S = 60.0
 """So long a relay is left alone that did not lead to a peer, if there are others."""
 
 Relays = Callable[[PeerId], Sequence[PeerId]]
+
+
+class _Door(NamedTuple):
+    path: Path
+    server: asyncio.Server
 
 
 class Doors:
@@ -56,8 +62,9 @@ class Doors:
         self._link = link
         self._addresses = addresses
         self._relays = relays
-        self._doors: dict[tuple[PeerId, PeerId | None], tuple[str, asyncio.Server]] = {}
+        self._doors: dict[tuple[PeerId, PeerId | None], _Door] = {}
         self._num_doors = 0
+        self._lock = asyncio.Lock()
         self._failed_at_s: dict[tuple[PeerId, PeerId], float] = {}
         self._tunnels: dict[asyncio.Task[None], PeerId] = {}
 
@@ -72,8 +79,11 @@ class Doors:
 
     async def forget(self, peer_id: PeerId) -> None:
         """Closes the doors to a peer, and the tunnels behind them."""
-        for key in [key for key in self._doors if key[0] == peer_id]:
-            self._doors.pop(key)[1].close()
+        async with self._lock:
+            for key in [key for key in self._doors if key[0] == peer_id]:
+                door = self._doors.pop(key)
+                door.server.close()
+                door.path.unlink(missing_ok=True)
         for pair in [pair for pair in self._failed_at_s if pair[0] == peer_id]:
             del self._failed_at_s[pair]
         tunnels = [tunnel for tunnel, dst in self._tunnels.items() if dst == peer_id]
@@ -103,19 +113,20 @@ class Doors:
 
     async def _door(self, dst: PeerId, relay: PeerId | None) -> str:
         """Returns the address of a door, for gRPC."""
-        if (door := self._doors.get((dst, relay))) is not None:
-            return door[0]
 
         def enter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             tunnel = asyncio.create_task(self._enter(dst, relay, SocketEnd(reader, writer)))
             self._tunnels[tunnel] = dst
             tunnel.add_done_callback(lambda _: self._tunnels.pop(tunnel, None))
 
-        self._num_doors += 1
-        path = self._folder / f"{self._num_doors}"
-        server = await asyncio.start_unix_server(enter, path, limit=PIECE_BYTES)
-        self._doors[dst, relay] = f"unix:{path}", server
-        return f"unix:{path}"
+        async with self._lock:  # a link may look for a better way while it dials
+            door = self._doors.get((dst, relay))
+            if door is None:
+                self._num_doors += 1
+                path = self._folder / f"{self._num_doors}"
+                server = await asyncio.start_unix_server(enter, path, limit=PIECE_BYTES)
+                door = self._doors[dst, relay] = _Door(path, server)
+        return f"unix:{door.path}"
 
     async def _enter(self, dst: PeerId, relay: PeerId | None, end: SocketEnd) -> None:
         try:
@@ -126,7 +137,10 @@ class Doors:
         except ThinwireError as error:
             way = f"through {relay}" if relay else "from there"
             logger.debug("the tunnel to %s %s ended: %s", dst, way, error)
-            if relay is not None:
-                self._failed_at_s[dst, relay] = asyncio.get_running_loop().time()
+            now_s = asyncio.get_running_loop().time()
+            # Relays close idle tunnels, which is no failure; half, since theirs is another clock.
+            was_idle = now_s - end.moved_at_s >= RELAY_IDLE_S / 2
+            if relay is not None and not was_idle:
+                self._failed_at_s[dst, relay] = now_s
         finally:
             end.close()

@@ -7,12 +7,13 @@ off after some progress goes on where it stopped, over whatever way there is the
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable
 
 from peer.net.transfer import Stripe
 from peer.net.width import Width
 from peer.ports import Sink
-from protocol.errors import TransportError
+from protocol.errors import NotAvailable, TransportError
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Download:
         self._num_connections = num_connections
         self._is_capped = is_capped
         self._waiting: list[Stripe] = []
+        self._most_active = sys.maxsize
         self._active: dict[asyncio.Task[None], tuple[Stripe, int]] = {}
 
     async def run(self) -> None:
@@ -74,7 +76,8 @@ class Download:
                     self._end(task)
                 now_s, now_bytes = loop.time(), self._received_bytes()
                 if now_s >= began_s + WINDOW_S:
-                    self._judge(8 * (now_bytes - began_bytes) / (now_s - began_s), now_s)
+                    goodput_bps = 8 * (now_bytes - began_bytes) / (now_s - began_s)
+                    self._judge(goodput_bps, began_s, now_s)
                     began_s, began_bytes = now_s, now_bytes
         finally:
             for task in self._active:
@@ -86,7 +89,7 @@ class Download:
         for task, (_, connection) in self._active.items():
             if connection >= self._width.wanted:  # what it has not done goes to the others
                 task.cancel()
-        while len(self._active) < self._width.wanted:
+        while len(self._active) < min(self._width.wanted, self._most_active):
             stripe = self._waiting.pop(0) if self._waiting else self._far_half()
             if stripe is None:
                 break
@@ -96,11 +99,12 @@ class Download:
             self._active[task] = stripe, connection
         return bool(self._active)
 
-    def _judge(self, goodput_bps: float, now_s: float) -> None:
+    def _judge(self, goodput_bps: float, began_s: float, now_s: float) -> None:
         if goodput_bps > 0:  # else it is still in the making
             self._width.on_window(
                 goodput_bps,
                 num_connections=self._num_connections(),
+                began_s=began_s,
                 now_s=now_s,
                 is_capped=self._is_capped(goodput_bps),
             )
@@ -130,8 +134,11 @@ class Download:
     def _end(self, task: "asyncio.Task[None]") -> None:
         stripe, _ = self._active.pop(task)
         if not task.cancelled() and (error := task.exception()):
-            if not isinstance(error, TransportError) or stripe.at == stripe.start:
+            is_passing = isinstance(error, TransportError | NotAvailable)
+            if not is_passing or (stripe.at == stripe.start and not self._active):
                 raise error
             logger.debug("going on at byte %d: %s", stripe.at, error)
+            if stripe.at == stripe.start:  # one of the others takes it, when it is through
+                self._most_active = len(self._active)
         if stripe.at < stripe.stop:
             self._waiting.insert(0, Stripe(stripe.at, stripe.stop))

@@ -24,7 +24,7 @@ from peer.net.config import DIAL_S, channel_options
 from peer.net.counters import ByteCounters
 from peer.net.refusals import readable
 from peer.net.ways import WAYS, Candidate, Tunnels, Way, race
-from protocol.errors import LimitExceeded, RemoteError, ThinwireError, TransportError
+from protocol.errors import LimitExceeded, NotAvailable, RemoteError, ThinwireError, TransportError
 from protocol.identity import Identity, PeerId
 
 logger = logging.getLogger(__name__)
@@ -334,6 +334,8 @@ def error_from(error: BaseException, *, our_wait_s: float) -> ThinwireError:
     match error.code():
         case grpc.StatusCode.UNAUTHENTICATED:
             return NotIntroduced(f"they do not let us in: {details}")
+        case grpc.StatusCode.FAILED_PRECONDITION:
+            return NotAvailable(f"they have no more of it: {details}")
         case grpc.StatusCode.INVALID_ARGUMENT:
             return RemoteError(f"they refuse: {details}")
         case grpc.StatusCode.RESOURCE_EXHAUSTED:

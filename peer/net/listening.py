@@ -111,9 +111,10 @@ class Listening:
         except DecodeError:
             raise MalformedMessage("not a summons") from None
         if not summons.tunnel_id:
-            logger.info("can be called at %s", host)
-            self._listed[host] = True
-            self._on_change()
+            if host not in self._listed:
+                logger.info("can be called at %s", host)
+                self._listed[host] = True
+                self._on_change()
             return
         if len(summons.tunnel_id) != TUNNEL_ID_BYTES:
             raise MalformedMessage("not a summons")

@@ -30,8 +30,8 @@ LEAST_MESSAGE_BYTES = 4096
 REREAD_S = 1.0
 """The clock on the wall is looked at so often."""
 
-LEAST_BPS = 10e3
-"""Below, not even the smallest message arrives in time."""
+LEAST_BPS = 64e3
+"""Below, messages of the smallest size do not come in time where a few streams take turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +146,6 @@ class Pace:
             self._read_at_s = now_s
             self._bps = self._cap.bps(self._minute_of_day())
         return self._bps
-
-    @property
-    def num_waiting(self) -> int:
-        """How many wait for their turn."""
-        return sum(not turn.done() for turn, _ in self._waiting)
 
     def chunk_bytes(self, most: int) -> int:
         """Returns how large a message should be at this rate, at most `most` bytes."""

@@ -9,7 +9,6 @@ import math
 import os
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,12 @@ RATES = "rates.json"
 BUFFERED_BYTES = 256 * 1024
 """So much of an upload is in buffers, of gRPC and of the kernel, before the link sets the pace."""
 
+PERIOD_S = 60.0
+"""As of `RateMeter`, for the whole link: what a partner takes may change within seconds."""
+
 MAX_PARTNERS = 256
 _MAX_FILE_BYTES = 256 * 1024
 _MAX_BPS = 1e15
-
-
-@dataclass(frozen=True, slots=True)
-class PartnerRates:
-    """What was measured with one partner, as the caps allow, in bit/s; 0 is unknown."""
-
-    up_bps: float
-    down_bps: float
 
 
 def _uncapped() -> float:
@@ -49,7 +43,7 @@ class Direction:
     def __init__(self, cap_bps: Callable[[], float] = _uncapped, *, skipped_bytes: int = 0) -> None:
         self._cap_bps = cap_bps
         self._skipped_bytes = skipped_bytes
-        self._whole = RateMeter(skipped_bytes=skipped_bytes)
+        self._whole = RateMeter(period_s=PERIOD_S, skipped_bytes=skipped_bytes)
         self._partners: OrderedDict[PeerId, RateMeter] = OrderedDict()
 
     @property
@@ -100,6 +94,8 @@ class Direction:
         self._whole, self._partners = whole, partners
         for meter in (whole, *partners.values()):
             meter.skipped_bytes = self._skipped_bytes
+        for meter in partners.values():
+            meter.whole = whole
 
     def _meter(self, peer: PeerId) -> RateMeter:
         """Returns a partner's meter, the last in order."""
@@ -107,7 +103,9 @@ class Direction:
         if meter is None:
             if len(self._partners) >= MAX_PARTNERS:
                 self._forget_one()
-            meter = self._partners[peer] = RateMeter(skipped_bytes=self._skipped_bytes)
+            meter = self._partners[peer] = RateMeter(
+                skipped_bytes=self._skipped_bytes, whole=self._whole
+            )
         self._partners.move_to_end(peer)
         return meter
 
@@ -149,10 +147,6 @@ class LinkRates:
     def down_bps(self) -> float:
         """What we can fetch now in bit/s, as measured or as the cap allows; 0 is unknown."""
         return self.down.bps
-
-    def of(self, peer: PeerId) -> PartnerRates:
-        """Returns what was measured with one partner."""
-        return PartnerRates(self.up.of(peer), self.down.of(peer))
 
     def to_json(self) -> dict[str, Any]:
         """Returns all that is known, as plain data for `from_json`."""
@@ -197,7 +191,8 @@ def _meters(data: object) -> "tuple[RateMeter, OrderedDict[PeerId, RateMeter]]":
     if len(partners) > MAX_PARTNERS:
         raise ValueError("more partners than are ever kept")
     meters = ((PeerId(peer), RateMeter(_checked_bps(bps))) for peer, bps in partners.items())
-    return RateMeter(_checked_bps(data.get("bps"))), OrderedDict(meters)
+    whole = RateMeter(_checked_bps(data.get("bps")), period_s=PERIOD_S)
+    return whole, OrderedDict(meters)
 
 
 def _checked_bps(given: object) -> float:

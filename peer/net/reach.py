@@ -7,12 +7,15 @@ dialled.
 """
 
 import asyncio
+import hashlib
 import ipaddress
 import logging
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -116,12 +119,12 @@ class Reach:
         return self.listening.hosts[:MAX_RELAYS]
 
     def listed(self, ours: Sequence[str]) -> tuple[str, ...]:
-        """Returns which of these host:port to put on our card, and others that we were told of.
+        """Returns which of these host:port to put on our card, and another that we were told of.
 
         Those at which others dialled in vain are left out.
         """
-        listed = (address for address in ours if address not in self._failed)
-        return tuple(dict.fromkeys((*self._found, *listed)))[:MAX_ADDRESSES]
+        listed = [address for address in dict.fromkeys(ours) if address not in self._failed]
+        return (*listed[: MAX_ADDRESSES - len(self._found)], *self._found)
 
     def on_cards(self, cards: Mapping[PeerId, Card], ours: Sequence[str]) -> None:
         """Takes note of whom we know now, and does what is to be done.
@@ -133,13 +136,18 @@ class Reach:
         if tuple(ours) != self._ours:
             self._ours, self._found, self._failed = tuple(ours), (), frozenset()
             self._ask_at_s = 0.0
-        # Bootstrap nodes first: they are there for this.
-        known = sorted(cards.items(), key=lambda item: (item[1].role != "bootstrap", item[0]))
-        self._dialable = tuple(
+        dialable = (
             peer
-            for peer, card in known
+            for peer, card in cards.items()
             if card.reach == "direct" and card.wire_addresses and card.role != "left"
         )
+
+        def rank(peer: PeerId) -> tuple[bool, bytes]:
+            # Bootstrap nodes are there for this; of others not everybody takes the same ones.
+            ours = hashlib.sha256(f"{self._identity.peer_id}{peer}".encode()).digest()
+            return cards[peer].role != "bootstrap", ours
+
+        self._dialable = tuple(sorted(dialable, key=rank))
         is_asking = self._asking is not None and not self._asking.done()
         if self._dialable and not is_asking and asyncio.get_running_loop().time() >= self._ask_at_s:
             self._asking = asyncio.create_task(self._ask())
@@ -170,10 +178,8 @@ class Reach:
         if answers:
             reached = {address for reply in answers for address in reply.reached}
             self._verdict = verdict(answers)
-            self._found = tuple(filter(self._is_ours, sorted(reached - set(self._ours))))
-            self._failed = frozenset(
-                address for reply in answers for address in reply.failed if address not in reached
-            )
+            self._found = tuple(_agreed(map(self._new_address, answers)))
+            self._failed = frozenset(_agreed(reply.failed for reply in answers)) - reached
         if self._verdict != before:
             logger.info("others can reach us: %s", self._verdict)
             self.on_change()
@@ -221,17 +227,31 @@ class Reach:
         finally:
             await link.close()
 
-    def _is_ours(self, address: str) -> bool:
-        """Whether an address that we did not know of can be ours: in the open, at our port."""
-        parsed = parse_address(address)
+    def _new_address(self, reply: pb.DialBackReply) -> Sequence[str]:
+        """Returns the first address that we did not know of: in the open, at our port.
+
+        There is at most one in an honest reply: where the question came from.
+        """
         ports = {other[1] for other in map(parse_address, self._ours) if other is not None}
-        return parsed is not None and parsed[0].is_global and parsed[1] in ports
+        for address in reply.reached:
+            parsed = parse_address(address)
+            is_new = parsed is not None and parsed[0].is_global and parsed[1] in ports
+            if is_new and address not in self._ours:
+                return (address,)
+        return ()
 
 
 def verdict(answers: Sequence[pb.DialBackReply]) -> Reachability:
     """Returns what most of those who were asked found: one neighbour is not the world."""
     num_reached = sum(bool(reply.reached) for reply in answers)
     return "direct" if 2 * num_reached > len(answers) else "reverse"
+
+
+def _agreed(named: Iterable[Iterable[str]]) -> list[str]:
+    """Returns the addresses that two answers name, or the only one."""
+    answers = [set(addresses) for addresses in named]
+    votes = Counter(chain.from_iterable(answers))
+    return [address for address, num in votes.items() if num >= min(2, len(answers))]
 
 
 def _parse_reply(data: bytes) -> pb.DialBackReply:

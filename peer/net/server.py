@@ -174,7 +174,7 @@ class WireServer:
         except (asyncio.InvalidStateError, grpc.aio.InternalError):
             return  # the receiver hung up between two writes; there is nobody left to tell
         except NotAvailable as error:
-            code, reason = grpc.StatusCode.ABORTED, str(error)
+            code, reason = grpc.StatusCode.FAILED_PRECONDITION, str(error)
         except RemoteError as error:
             await self._refuse(context, src, error)
         except TransportError as error:

@@ -28,6 +28,9 @@ hundred Mbit/s that core costs more than the eighth is worth."""
 class Serving:
     """Answers fetches, at most so many at once for each peer.
 
+    Under a cap they are no more than can all make progress, whoever asks: each must have its turn
+    to send within half of progress_s, and messages are as small as that takes.
+
     Args:
         config: The limits.
         inbox: What there is.
@@ -53,6 +56,7 @@ class Serving:
         self._rates = rates
         self._pace = pace
         self._num_streams: Counter[PeerId] = Counter()
+        self._num_sending = 0
 
     async def serve(self, src: PeerId, request: bytes, write: Write) -> None:
         """Sends what a member asks for, or says why not.
@@ -92,6 +96,10 @@ class Serving:
         except TimeoutError:
             await send_refusal(write, "it is not ready yet")
             return
+        num_sending = self._num_sending + 1
+        if num_sending > 1 and num_sending * LEAST_MESSAGE_BYTES > self._turn_bytes():
+            await send_refusal(write, "too many at once under our cap")
+            return
 
         async def write_counted(message: bytes, num_bytes: int) -> None:
             await write(message, num_bytes)
@@ -102,6 +110,7 @@ class Serving:
             rate_bps = self._rates.of(src)
             rate_bps /= max(1, self._num_streams[src])  # it is that of all streams together
             most = int(rate_bps * CHUNK_S / 8) if rate_bps else UNKNOWN_BYTES
+            most = int(min(most, self._turn_bytes() / self._num_sending))
             return self._pace.chunk_bytes(max(LEAST_MESSAGE_BYTES, most))
 
         manner = Manner(
@@ -109,6 +118,7 @@ class Serving:
         )
         is_compressed = config.may_compress and 0 < self._rates.bps < ZSTD_BELOW_BPS
         self._rates.began(src, loop.time())
+        self._num_sending += 1
         try:
             await send_stripe(
                 write_counted,
@@ -120,7 +130,12 @@ class Serving:
                 is_compressed=is_compressed,
             )
         finally:
+            self._num_sending -= 1
             self._rates.ended(src, loop.time())
+
+    def _turn_bytes(self) -> float:
+        """Returns what may go under the cap while everybody has one turn, or infinity."""
+        return self._pace.bps / 8 * self._config.progress_s / 2
 
 
 class _Watched:

@@ -76,11 +76,6 @@ class Switchboard:
         """Whether this peer can be called here."""
         return peer_id in self._listeners
 
-    @property
-    def num_tunnels(self) -> int:
-        """Those that were asked for and are not open yet, and those that are relayed."""
-        return len(self._asked) + self._num_relayed.total()
-
     async def call(self, dst: PeerId, end: End) -> None:
         """Asks a listener for a tunnel, and joins it to `end` until both are done.
 

@@ -53,19 +53,25 @@ class SocketEnd:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self.moved_at_s = asyncio.get_running_loop().time()
+        """When bytes last went through it."""
         writer.transport.set_write_buffer_limits(high=PIECE_BYTES)
 
     async def read(self) -> bytes:
         """See `End`."""
         try:
-            return await self._reader.read(PIECE_BYTES)
+            data = await self._reader.read(PIECE_BYTES)
         except OSError as error:
             raise TransportError(f"the local connection broke off: {error}") from None
+        if data:
+            self.moved_at_s = asyncio.get_running_loop().time()
+        return data
 
     async def write(self, data: bytes) -> None:
         """See `End`."""
         try:
             if data:
+                self.moved_at_s = asyncio.get_running_loop().time()
                 self._writer.write(data)
                 await self._writer.drain()
             elif not self._writer.is_closing():

@@ -5,6 +5,9 @@ carry nearly n times as much; under BBR, or on a clean link, one is as good as m
 found by trying: doubled as long as that pays, left alone where it does not, and tried again, more
 and more rarely, wider and narrower in turn.
 
+Windows that count do not overlap: of several downloads one is listened to, and what began before a
+change says nothing about the width after it.
+
 **Symbols:** w the width, g(w) its goodput, the mean of JUDGED windows after SETTLING others. A
 trial of 2 w is a success if g(2 w) >= GROWTH g(w), one of w / 2 if g(w / 2) >= KEPT g(w). A search
 is a row of successes in one direction, ended by a failure or a bound. After search k = 0, 1, ..
@@ -54,6 +57,7 @@ class Width:
         self._settled_bps = 0.0
         self._windows: deque[tuple[float, bool]] = deque(maxlen=SETTLING + JUDGED)
         """Goodput of the last windows at this width, and whether our cap was what limited it."""
+        self._heard_until_s = -math.inf
         self._pause_s = FIRST_PAUSE_S
         self._next_search_s = -math.inf
         self._went_up = False
@@ -62,18 +66,26 @@ class Width:
         """The goodput at which fewer connections were seen to carry less."""
 
     def on_window(
-        self, goodput_bps: float, *, num_connections: int, now_s: float, is_capped: bool = False
+        self,
+        goodput_bps: float,
+        *,
+        num_connections: int,
+        began_s: float,
+        now_s: float,
+        is_capped: bool = False,
     ) -> int:
         """Returns how many connections to use from now on.
 
         Args:
             goodput_bps: Over about a second in which there always was something to send.
             num_connections: How many were in use; if other than wanted, the window says nothing.
+            began_s: The beginning of the window; if another lasted longer, this one says nothing.
             now_s: The end of the window.
             is_capped: Whether our own cap was what limited it, so that more cannot help.
         """
-        if num_connections != self.wanted:
+        if num_connections != self.wanted or began_s < self._heard_until_s:
             return self.wanted
+        self._heard_until_s = now_s
         self._windows.append((goodput_bps, is_capped))
         if len(self._windows) == SETTLING + JUDGED:
             judged = list(self._windows)[SETTLING:]

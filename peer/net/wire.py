@@ -3,7 +3,6 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from typing import NoReturn
 
 import grpc.aio
 from google.protobuf.message import DecodeError
@@ -14,15 +13,7 @@ from peer.net.bundle import Bundle
 from peer.net.config import WireConfig
 from peer.net.counters import ByteCounters
 from peer.net.download import Download
-from peer.net.link import (
-    CALL_ERRORS,
-    Addresses,
-    Channel,
-    ConnectionBroken,
-    Link,
-    NotIntroduced,
-    error_from,
-)
+from peer.net.link import CALL_ERRORS, Addresses, Link, NotIntroduced
 from peer.net.pace import Pace
 from peer.net.rates import LinkRates
 from peer.net.reach import Reach
@@ -63,7 +54,6 @@ class GrpcWire:
         self.counters = ByteCounters()
         self._up, self._down = Pace(config.up), Pace(config.down)
         self.rates = LinkRates(up_cap_bps=lambda: self._up.bps, down_cap_bps=lambda: self._down.bps)
-        self._widths: dict[PeerId, Width] = {}
         self._identity = identity
         self._config = config
         self._addresses = addresses
@@ -75,9 +65,6 @@ class GrpcWire:
         )
         self._links: dict[PeerId, Link] = {}
         self._bundles: dict[PeerId, Bundle] = {}
-        self._received_bytes: Counter[PeerId] = Counter()
-        self._busy: dict[PeerId, Counter[int]] = {}
-        """Of each partner, the transfers on each connection."""
         self._is_closed = False
         self._server = WireServer(
             identity,
@@ -159,7 +146,7 @@ class GrpcWire:
         data = note_to_bytes(note)
         try:
             reply = await self._send(link, data)
-        except _NotAdmitted:
+        except NotIntroduced:
             reply = await self._send(link, data)
         if not reply.taken:
             raise RemoteError(f"{dst} refuses our note: {readable(reply.reason)}")
@@ -172,28 +159,21 @@ class GrpcWire:
             NotAvailable: they do not have it.
             TransportError: it broke off, or made no progress.
         """
-        link, received_bytes = self._link(src), self._received_bytes
-        busy = self._busy.setdefault(src, Counter())
+        bundle = self._bundle(src)
 
         async def fetch_stripe(stripe: Stripe, connection: int) -> None:
-            async with link.streams:
-                busy[connection] += 1
+            async with bundle.link.streams, bundle.transfer(connection):
                 try:
-                    await self._fetch(link, ref, sink, stripe, connection)
-                except _NotAdmitted:
-                    await self._fetch(link, ref, sink, stripe, connection)
-                finally:
-                    busy[connection] -= 1
+                    await self._fetch(bundle, ref, sink, stripe, connection)
+                except NotIntroduced:
+                    await self._fetch(bundle, ref, sink, stripe, connection)
 
-        width = self._widths.setdefault(
-            src, Width(self._config.most_connections, first=FIRST_CONNECTIONS)
-        )
         download = Download(
             sink,
             fetch_stripe,
-            width,
-            received_bytes=lambda: received_bytes[src],
-            num_connections=lambda: len(+busy),
+            bundle.width,
+            received_bytes=lambda: bundle.received_bytes,
+            num_connections=lambda: bundle.num_in_use,
             is_capped=lambda goodput_bps: goodput_bps > CAPPED_FRAC * self._down.bps,
         )
         await download.run()
@@ -201,11 +181,7 @@ class GrpcWire:
     async def forget(self, peer_id: PeerId) -> None:
         """Closes the channel to a peer; it must also say Hello again before it is served."""
         self._server.forget(peer_id)
-        self._received_bytes.pop(peer_id, None)
-        self._busy.pop(peer_id, None)
-        self._widths.pop(peer_id, None)
-        if bundle := self._bundles.pop(peer_id, None):
-            await bundle.close()
+        self._bundles.pop(peer_id, None)
         link = self._links.pop(peer_id, None)
         if link is not None:
             await link.close()
@@ -216,11 +192,9 @@ class GrpcWire:
         self._is_closed = True
         await self.reach.close()
         links, self._links = self._links, {}
-        bundles, self._bundles = self._bundles, {}
+        self._bundles.clear()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._server.close())
-            for bundle in bundles.values():
-                group.create_task(bundle.close())
             for link in links.values():
                 group.create_task(link.close())
 
@@ -249,7 +223,7 @@ class GrpcWire:
         try:
             answer: bytes = await call
         except CALL_ERRORS as error:
-            await _failed(link, channel, error, wait_s)
+            raise await link.on_failure(channel, error, wait_s=wait_s) from None
         if len(answer) > _MAX_REPLY_BYTES:
             raise MalformedMessage(f"an answer of {len(answer)} bytes to a note")
         reply = pb.NoteReply()
@@ -260,13 +234,13 @@ class GrpcWire:
         return reply
 
     async def _fetch(
-        self, link: Link, ref: BlobRef, sink: Sink, stripe: Stripe, connection: int
+        self, bundle: Bundle, ref: BlobRef, sink: Sink, stripe: Stripe, connection: int
     ) -> None:
         if sink.size_bytes <= SMALL_BYTES:
-            channel = await link.channel()
+            channel = await bundle.link.channel()
         else:  # notes must not wait behind it
-            channel = await self._bundle(link).channel(connection)
-        progress_s, src = self._config.progress_s, link.peer_id
+            channel = await bundle.channel(connection)
+        progress_s, src = self._config.progress_s, bundle.link.peer_id
         loop = asyncio.get_running_loop()
         request = frames.request_of(ref, offset=stripe.at, length=stripe.stop - stripe.at)
         call = channel.unary_stream(frames.FETCH)(request)
@@ -283,7 +257,7 @@ class GrpcWire:
                 self.rates.down.began(src, loop.time())
             if len(data) > frames.MAX_REQUEST_BYTES:  # neither header nor trailer
                 self.counters.received[ref.kind] += len(data)
-                self._received_bytes[src] += len(data)
+                bundle.received_bytes += len(data)
                 self.rates.down.on_bytes(src, len(data), loop.time())
             return data
 
@@ -294,14 +268,18 @@ class GrpcWire:
             # It may be in the making at the sender for progress_s, and then has to travel.
             await receive_stripe(read, sink, stripe, manner, header_s=2 * progress_s)
         except CALL_ERRORS as error:
-            await _failed(link, channel, error, progress_s)
+            raise await bundle.link.on_failure(channel, error, wait_s=progress_s) from None
         finally:
             if has_begun:
                 self.rates.down.ended(src, loop.time())
             call.cancel()  # of no effect on a call that ended well
 
-    def _bundle(self, link: Link) -> Bundle:
-        return self._bundles.setdefault(link.peer_id, Bundle(link))
+    def _bundle(self, peer_id: PeerId) -> Bundle:
+        link, bundle = self._link(peer_id), self._bundles.get(peer_id)
+        if bundle is None:
+            width = Width(self._config.most_connections, first=FIRST_CONNECTIONS)
+            bundle = self._bundles[peer_id] = Bundle(link, width)
+        return bundle
 
 
 async def fetch_manifest(
@@ -335,18 +313,3 @@ async def fetch_manifest(
     if not welcome.manifest:
         raise NotAvailable(f"{peer_id} has no manifest itself")
     return welcome.manifest, welcome.signature
-
-
-class _NotAdmitted(RemoteError):
-    """They did not know us any more. We said Hello again, so the call can be repeated."""
-
-
-async def _failed(link: Link, channel: Channel, error: BaseException, wait_s: float) -> NoReturn:
-    """Raises what the end of a call means; gives up a channel that leads nowhere."""
-    failure = error_from(error, our_wait_s=wait_s)
-    if isinstance(failure, NotIntroduced):
-        await link.hello()
-        raise _NotAdmitted(f"{link.peer_id} welcomes us, and then does not know us") from None
-    if isinstance(failure, ConnectionBroken):
-        await link.drop(channel)
-    raise failure from None

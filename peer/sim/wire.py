@@ -215,8 +215,8 @@ class SimWire:
         self._streaming[stream] = None
         try:
             await self._serving.serve(src, request, stream.write)
-        except NotAvailable:
-            stream.break_off()
+        except NotAvailable as error:
+            stream.withdraw(error)
         except (TransportError, asyncio.InvalidStateError):
             pass  # the receiver stalled or hung up; it knows
         finally:
@@ -328,7 +328,7 @@ class _Stream:
         self._server = server
         self._client = client
         self._flow = Flow()
-        self._arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._arrived: asyncio.Queue[bytes | NotAvailable | None] = asyncio.Queue()
 
     async def write(self, message: bytes, num_bytes: int) -> None:
         """Sends a message, of which so many bytes weigh as bulk data do; see `transfer.Write`.
@@ -360,17 +360,31 @@ class _Stream:
         await has_left
 
     async def read(self) -> bytes | None:
-        """Returns the next message, None when the server's process has died."""
-        return await self._arrived.get()
+        """Returns the next message, None when the server's process has died.
+
+        Raises:
+            NotAvailable: the server has no more of it.
+        """
+        message = await self._arrived.get()
+        if isinstance(message, NotAvailable):
+            raise message
+        return message
+
+    def withdraw(self, error: NotAvailable) -> None:
+        """The server says that there will be no more."""
+        self._end_with(error)
 
     def break_off(self) -> None:
         """The server's process is gone; its machine says so."""
+        self._end_with(None)
+
+    def _end_with(self, last: NotAvailable | None) -> None:
         client, server = self._client, self._server
         client._network.note(
             server._our_id,
             client._our_id,
             0,
-            lambda: client._run(lambda: self._arrived.put_nowait(None)),
+            lambda: client._run(lambda: self._arrived.put_nowait(last)),
         )
 
     def _is_altered(self) -> bool:

@@ -1,6 +1,7 @@
 """Peers that nobody can dial: they listen at others, are called back, and are passed on to."""
 
 import asyncio
+import math
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -16,8 +17,9 @@ import grpc.aio
 
 from peer.net import link as link_module
 from peer.net import listening as listening_module
+from peer.net import reach as reach_module
 from peer.net.config import WireConfig
-from peer.net.dial_back import DialBack, caller_host
+from peer.net.dial_back import MAX_ADDRESSES, DialBack, caller_host
 from peer.net.link import error_from
 from peer.net.reach import DIAL_BACK, verdict
 from peer.net.tunnel import LISTEN, PIECE_BYTES, TUNNEL, join
@@ -39,6 +41,7 @@ RUN_ID = RunId("ab" * 32)
 NOTE = Ready(fragment=0, round=3, tokens=7, anchor_digest=b"d" * 32)
 REF = BlobRef("part", 0, b"e" * 16, 1)
 GRAIN_BYTES = 64 * 1024
+PORT = 4321  # announced only
 FAST = 1e9  # what a relay passes on in tests that are not about that, in bit/s
 
 
@@ -181,21 +184,85 @@ async def test_an_address_that_others_tell_us_of_is_listed_if_it_can_be_ours(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind a router that forwards our port, we know only our address at home."""
-    one, other = await world.start(1, dialable=True), await world.start(2, dialable=True)
-    port, reach = one.wire.listen_port, one.wire.reach
-    others = ["1.2.3.4:1", f"192.168.0.9:{port}", "example.org:1", "x"]
-    reply = pb.DialBackReply(reached=[*others, f"1.2.3.4:{port}"], failed=[f"10.0.0.9:{port}"])
+    one = await world.start(1, dialable=True)
+    others = ["1.2.3.4:1", f"192.168.0.9:{PORT}", "example.org:1", "x"]
+    reply = pb.DialBackReply(reached=[*others, f"1.2.3.4:{PORT}"], failed=[f"10.0.0.9:{PORT}"])
+    ours = (f"10.0.0.9:{PORT}", f"192.168.0.8:{PORT}")
+    listed = await listed_after(one, ours, reply, monkeypatch=monkeypatch)
+    assert listed == (f"192.168.0.8:{PORT}", f"1.2.3.4:{PORT}")
+
+
+async def listed_after(
+    one: Someone,
+    ours: Sequence[str],
+    *replies: pb.DialBackReply,
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[str, ...]:
+    """Returns what is on the card of `one` when its neighbours have answered so."""
+    reach = one.wire.reach
+    answers = {PeerId(f"{place}"): reply for place, reply in enumerate(replies)}
 
     async def told(peer_id: PeerId) -> pb.DialBackReply:
-        return reply
+        return answers[peer_id]
 
     monkeypatch.setattr(reach, "_ask_one", told)
-    changes = []
-    reach.on_change = lambda: changes.append(reach.reachability)
-    ours = (f"10.0.0.9:{port}", f"192.168.0.8:{port}")
-    reach.on_cards({other.peer_id: other.card}, ours)
-    await until(lambda: changes == ["direct"])
-    assert reach.listed(ours) == (f"1.2.3.4:{port}", f"192.168.0.8:{port}")
+    reach.on_cards({peer: Card(wire_addresses=("192.0.2.1:1",)) for peer in answers}, ours)
+    await until(lambda: reach._verdict is not None)
+    return reach.listed(ours)
+
+
+async def test_one_of_several_neighbours_adds_nothing_to_our_card_and_takes_nothing_away(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await world.start(1, dialable=True)
+    ours = [f"8.8.8.8:{PORT}", f"[2600::8]:{PORT}"]
+    honest = pb.DialBackReply(reached=ours[:1])
+    liar = pb.DialBackReply(reached=[f"1.2.3.{n}:{PORT}" for n in range(8)], failed=ours)
+    listed = await listed_after(one, ours, honest, liar, honest, monkeypatch=monkeypatch)
+    assert listed == tuple(ours)
+
+
+async def test_what_two_neighbours_say_counts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await world.start(1, dialable=True)
+    ours, found = [f"192.168.0.8:{PORT}", f"8.8.8.8:{PORT}"], f"8.8.8.9:{PORT}"
+    honest = pb.DialBackReply(reached=[found], failed=ours[1:])
+    liar = pb.DialBackReply(reached=[f"1.2.3.4:{PORT}"])
+    listed = await listed_after(one, ours, honest, liar, honest, monkeypatch=monkeypatch)
+    assert listed == (ours[0], found)
+
+
+async def test_a_false_only_neighbour_adds_one_address_behind_ours(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await world.start(1, dialable=True)
+    ours = [f"10.0.0.{n}:{PORT}" for n in range(MAX_ADDRESSES + 1)]
+    liar = pb.DialBackReply(reached=[f"1.2.3.{n}:{PORT}" for n in range(8)])
+    listed = await listed_after(one, ours, liar, monkeypatch=monkeypatch)
+    assert listed == (*ours[: MAX_ADDRESSES - 1], f"1.2.3.0:{PORT}")
+
+
+async def test_not_everybody_listens_at_the_same_few_but_all_at_bootstrap_nodes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach_module, "MAX_HOSTS", 8)
+    cards = {PeerId(f"{n:03}"): Card(wire_addresses=("192.0.2.1:1",)) for n in range(256)}
+    node = PeerId("zzz")
+    cards[node] = Card(wire_addresses=("192.0.2.1:1",), role="bootstrap")
+    taken = []
+    for seed in (1, 2):
+        reach = (await world.start(seed, dialable=False)).wire.reach
+        monkeypatch.setattr(reach, "_verdict", "reverse")
+        monkeypatch.setattr(reach, "_ask_at_s", math.inf)
+        monkeypatch.setattr(reach.listening, "listen_at", taken.append)
+        for order in (cards, dict(reversed(cards.items()))):
+            reach.on_cards(order, ())
+    first, first_again, second, _ = taken
+    assert first == first_again
+    assert len(first) == len(second) == 8
+    assert first[0] == second[0] == node
+    assert len({*first} & {*second}) < 5  # by chance each of 7 with 7 / 256
 
 
 def test_one_neighbour_is_not_the_world() -> None:
@@ -261,6 +328,26 @@ async def test_nobody_makes_us_dial_all_the_time_or_from_a_tunnel() -> None:
 
 
 # ---- being reached
+
+
+async def test_a_host_that_says_it_again_and_again_changes_nothing(world: World) -> None:
+    hidden, host = await world.start(1, dialable=False), await world.start(2, dialable=True)
+    await world.settle(hidden)
+    listening, changes = hidden.wire.reach.listening, []
+    hidden.wire.reach.on_change = lambda: changes.append(listening.hosts)
+    heard, on_summons = [], listening._on_summons
+
+    def watched(host: PeerId, message: bytes) -> None:
+        on_summons(host, message)
+        heard.append(message)
+
+    listening._on_summons = watched  # type: ignore[method-assign]
+    queue = host.wire.reach.switchboard._listeners[hidden.peer_id]
+    for _ in range(5):
+        queue.put_nowait(pb.Summons())
+    await until(lambda: len(heard) == 5)
+    assert changes == []
+    assert listening.hosts == (host.peer_id,)
 
 
 async def test_the_dialable_and_the_others_reach_each_other(world: World) -> None:
@@ -487,7 +574,8 @@ async def test_a_tunnel_is_for_whom_it_was_made(world: World) -> None:
     assert "nobody waits" in str(await opened(channel, pb.TunnelOpen(tunnel_id=names[0])))
     calling.cancel()
     await asyncio.gather(calling, return_exceptions=True)
-    assert board.num_tunnels == 0
+    own = await hidden.wire._link(host.peer_id).channel()
+    assert "nobody waits" in str(await opened(own, pb.TunnelOpen(tunnel_id=names[0])))
     for wrong in (
         pb.TunnelOpen(),
         pb.TunnelOpen(tunnel_id=b"short"),
@@ -511,7 +599,7 @@ async def test_a_piece_that_is_too_large_ends_the_tunnel(world: World) -> None:
     await call.write(bytes(PIECE_BYTES + 1))
     async with asyncio.timeout(10):
         assert await call.code() is grpc.StatusCode.ABORTED
-    await until(lambda: host.wire.reach.switchboard.num_tunnels == 0)
+    await until(lambda: not host.wire.reach.switchboard._num_relayed)
     await until(lambda: not hidden.wire.reach.listening._tunnels)
 
 

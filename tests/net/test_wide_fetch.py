@@ -129,8 +129,9 @@ async def pair(net: Any, relay: Relay, *, width: int, **settings: Any) -> tuple[
     a, b = await net.start(1, **settings), await net.start(2, **settings)
     await relay.start(net.ports[b.peer_id])
     net.ports[b.peer_id] = relay.port
-    a.wire._widths[b.peer_id] = chosen = Width(8)
+    chosen = Width(8)
     chosen.wanted = width
+    a.wire._bundle(b.peer_id).width = chosen
     return a, b
 
 
@@ -170,6 +171,38 @@ async def test_a_small_blob_needs_no_connection_of_its_own(net: Any, relay: Rela
     b.inbox.blobs[REF] = BytesSource(bytes(SMALL_BYTES))
     await fetched(a.wire, b.peer_id, REF, SMALL_BYTES)
     assert len(relay.connections) == 1
+
+
+async def test_connections_that_are_wanted_no_more_are_given_back(net: Any, relay: Relay) -> None:
+    a, b = await pair(net, relay, width=4)
+    data = data_of(32)
+    b.inbox.blobs[REF] = BytesSource(data, grain_bytes=GRAIN)
+    await fetched(a.wire, b.peer_id, REF, len(data), grain_bytes=GRAIN)
+    assert not any(each.is_dead for each in relay.connections)
+    a.wire._bundle(b.peer_id).width.wanted = 1
+    await fetched(a.wire, b.peer_id, REF, len(data), grain_bytes=GRAIN)
+    async with asyncio.timeout(PATIENCE_S):
+        while sum(each.is_dead for each in relay.connections) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await a.wire.send(b.peer_id, NOTE)
+    assert await fetched(a.wire, b.peer_id, REF, len(data), grain_bytes=GRAIN) == data
+    assert len(relay.connections) == 5
+    assert sum(each.is_dead for each in relay.connections) == 3
+
+
+async def test_who_was_forgotten_during_a_fetch_can_be_met_again(net: Any, relay: Relay) -> None:
+    a, b = await pair(net, relay, width=1)
+    data = data_of(16)
+    source = b.inbox.blobs[REF] = SlowSource(data, free_grains=5)
+    sink = KeptSink(len(data), GRAIN)
+    fetching = asyncio.create_task(a.wire.fetch(b.peer_id, REF, sink))
+    await until_grown(sink, 5)
+    await a.wire.forget(b.peer_id)
+    with pytest.raises(TransportError):
+        await asyncio.wait_for(fetching, PATIENCE_S)
+    source.go_on(100)
+    await asyncio.wait_for(a.wire.fetch(b.peer_id, REF, sink), PATIENCE_S)
+    assert_whole(sink, data)
 
 
 @pytest.mark.parametrize("width", [1, 4])

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from peer.bench import Bench
 from peer.sim.faults import (
     ClockJump,
     Crash,
@@ -27,6 +28,7 @@ from peer.sim.network import LinkSpec
 from peer.sim.peer import Seat, SimPeer
 from peer.sim.swarm import SimSwarm
 from peer.sim.task import ToyLearner, ToyTask
+from protocol.group_exchange import GroupExchange
 from protocol.identity import peer_id_of
 from protocol.machine import Offer
 from protocol.manifest import Manifest, manifest_from
@@ -139,18 +141,31 @@ class Ledger:
         self.peer = peer
         self._mixing = mixing = peer.mixing
         self._brought: dict[tuple[int, bytes], torch.Tensor] = {}
-        self._offer, self._discard = mixing.offer, mixing.discard
+        self._dropped: list[tuple[Bench, tuple[int, bytes]]] = []
+        self._offer, self._drop, self._discard = mixing.offer, mixing.drop, mixing.discard
         mixing.offer = self.offer  # type: ignore[method-assign]
+        mixing.drop = self.drop  # type: ignore[method-assign]
         mixing.discard = self.discard  # type: ignore[method-assign]
 
     def offer(self, effect: Offer, theta: torch.Tensor) -> torch.Tensor | None:
         start = self._mixing.outer[effect.fragment].copy.start
-        self._brought[effect.fragment, effect.exchange_id] = theta - start
-        return self._offer(effect, theta)
+        ahead = self._offer(effect, theta)
+        if (bench := self._mixing._benches.get((effect.fragment, effect.exchange_id))) is not None:
+            assert bench.departure is not None
+            self._brought[effect.fragment, effect.exchange_id] = theta - start
+        return ahead
 
-    def discard(self, fragment: int, exchange_id: bytes) -> torch.Tensor | None:
-        self._brought.pop((fragment, exchange_id), None)
-        return self._discard(fragment, exchange_id)
+    def drop(self, fragment: int, exchange_id: bytes) -> Bench | None:
+        bench = self._drop(fragment, exchange_id)
+        if bench is not None:
+            self._dropped.append((bench, (fragment, exchange_id)))
+        return bench
+
+    def discard(self, fragment: int, bench: Bench) -> torch.Tensor | None:
+        for dropped, key in self._dropped:
+            if dropped is bench:
+                self._brought.pop(key, None)
+        return self._discard(fragment, bench)
 
     def assert_balanced(self, landed: set[tuple[int, bytes]]) -> None:
         """Each inner step is in an exchange, or still on top of the start: once, not twice."""
@@ -304,10 +319,12 @@ def assert_bounded(swarm: SimSwarm) -> None:
         assert len(driver._offers) <= 64
         assert len(driver._fetches) <= 8 * num_fragments, driver._fetches
         assert len(driver._newest_task) <= 4 * num_fragments
-        assert len(peer.wire._serving) <= 64
+        assert len(peer.wire._streaming) <= 64
         for machine in driver._machines:
-            for name in ("_suitors", "_ready", "_heard_at_s", "_given_up", "_failed_partners"):
+            for name in ("_suitors", "_given_up", "_failed_partners"):
                 assert len(getattr(machine, name, ())) <= 16, (name, getattr(machine, name))
+            if isinstance(machine, GroupExchange):
+                assert len(machine._ready._words) <= 16
             assert len(machine._shunned._until_s) <= len(swarm.peers)
 
 

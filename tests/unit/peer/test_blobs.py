@@ -200,7 +200,7 @@ def test_a_state_comes_in_grains_that_know_nothing_of_its_vectors(
 
 def test_a_state_that_came_is_in_memory_of_its_own() -> None:
     sink, data = StateSink([3, 4]), bytearray(28)
-    asyncio.run(sink.put(0, data))
+    asyncio.run(sink.put(0, memoryview(data)))
     data[:] = b"\xff" * len(data)
     assert all(torch.equal(vector, torch.zeros(len(vector))) for vector in sink.whole())
 

@@ -25,7 +25,7 @@ from peer.telemetry import Events
 from peer.train import lines
 from protocol.errors import NotAvailable
 from protocol.identity import Identity, PeerId
-from protocol.machine import BlobRef, Discard, Land, Offer
+from protocol.machine import BlobRef, Discard, Land, Offer, Reduce
 from protocol.manifest import Manifest, manifest_from
 from protocol.terms import Terms
 from tests.unit.peer.test_scripted_trainer import NUM_ELEMENTS, PATIENCE_S, SHAPES, Rig, settle
@@ -429,7 +429,7 @@ async def test_who_reads_from_a_discarded_exchange_is_told(tmp_path: Path) -> No
         terms, exchange_id = Terms((1, 1)), b"x" * 16
         node.mixing.open(0, exchange_id, terms)
         offer = Offer(0, 0, exchange_id, terms, (IDS[3],))
-        node.driver._offers[exchange_id] = frozenset(offer.members)
+        node.driver._offers[0, exchange_id] = frozenset(offer.members)
         node.mixing.offer(offer, START)  # but not encoded yet
         source = await node.driver.blob(IDS[3], BlobRef("part", 0, exchange_id, 0))
         reading = asyncio.create_task(source.read(0, 1))
@@ -470,3 +470,23 @@ async def test_what_we_wait_for_is_said_in_words(tmp_path: Path) -> None:
         second.trainer.depart()
         await first.events.until("landed")
         assert first.driver.waiting_for() == "training"
+
+
+async def test_one_exchange_id_on_two_fragments_is_two_exchanges(tmp_path: Path) -> None:
+    """Ids come from others: what ends one must not hold up the other for good."""
+    async with nodes(manifest_of(fragments=2), tmp_path, 1) as (node,):
+        introduce([node], IDS[3])  # who never comes, so the machines stay READY
+        node.trainer.train(drift(1))
+        for fragment in range(2):
+            node.trainer.depart(fragment, tokens=100)
+        while not all(node.rig.port.has_snapshot(fragment) for fragment in range(2)):
+            await settle()
+        id, terms, driver = b"x" * 16, Terms((1,)), node.driver
+        for fragment in range(2):
+            driver._perform(Offer(fragment, 0, id, terms, ()))
+        driver._perform(Discard(1, id))
+        driver._perform(Reduce(BlobRef("average", 0, id, 0), 100))
+        driver._perform(Land(0, 0, id, terms))
+        await node.events.until("landed", 1)
+        assert [seen["fragment"] for seen in node.events.of("landed")] == [0]
+        assert (node.mixing.outer[0].round, node.mixing.outer[1].round) == (1, 0)

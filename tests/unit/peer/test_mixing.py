@@ -93,6 +93,7 @@ def nothing() -> None:
 
 def offered(mixing: Mixing, effect: Offer, theta: torch.Tensor) -> torch.Tensor | None:
     """Offers and encodes; returns where live parameters that do not wait go on from."""
+    mixing.open(effect.fragment, effect.exchange_id, effect.terms)
     start = mixing.offer(effect, theta)
     mixing.encode(effect, nothing)
     return start
@@ -361,7 +362,7 @@ def test_a_state_that_is_not_finite_is_refused(value: float, at: int) -> None:
     values = torch.zeros(2 * NUM_ELEMENTS)
     values[at] = value
     with pytest.raises(MalformedMessage):
-        mixing.load_state_blob(0, values.split(NUM_ELEMENTS), 9)
+        mixing.load_state_blob(0, values.view(2, -1).unbind(), 9)
     assert mixing.outer[0] is before
 
 
@@ -437,6 +438,7 @@ def test_a_discarded_exchange_is_gone_and_may_come_again() -> None:
 
 def test_what_was_asked_for_a_discarded_exchange_does_nothing() -> None:
     mixing, offer = mixing_of(), offer_of(1)
+    mixing.open(offer.fragment, offer.exchange_id, offer.terms)
     mixing.offer(offer, vectors(1)[0])
     fetch = fetch_of("part", 0, 1, 10)
     assert mixing.missing(fetch) == [0]
@@ -484,7 +486,8 @@ def test_an_exchange_that_has_landed_takes_nothing_in_any_more() -> None:
     mixing.land(Land(0, 0, ID, equally(1)))
     frames = frames_of(mixing, reduce.ref)
     fetch = fetch_of("average", 0, 1, src="liar")
-    assert mixing.missing(fetch) == []
+    with pytest.raises(NotAvailable, match="has landed here already"):
+        mixing.missing(fetch)
     with pytest.raises(MalformedMessage, match="has landed here already"):
         mixing.collect(fetch, 0, frames[0])
     assert frames_of(mixing, reduce.ref) == frames

@@ -98,6 +98,7 @@ def collect(mixing: Mixing, fetch: Fetch, frames: list[bytes], rng: random.Rando
 def exchange(members: list[Mixing], terms: Terms, rng: random.Random) -> list[OuterState]:
     for place, mixing in enumerate(members):
         offer = Offer(0, 0, ID, terms, tuple(NAMES))
+        mixing.open(offer.fragment, offer.exchange_id, offer.terms)
         mixing.offer(offer, theta_of(place))
         mixing.encode(offer, nothing)
     for part in terms.parts:
@@ -158,6 +159,7 @@ def test_a_pair_in_many_grains_is_one_in_one(
         pair = [mixing_of(name, rule, codec, feedback, grain_bytes) for name in NAMES[:2]]
         offer = Offer(0, 0, ID, terms, tuple(NAMES))
         for place, mixing in enumerate(pair):
+            mixing.open(offer.fragment, offer.exchange_id, offer.terms)
             mixing.offer(offer, theta_of(place))
             mixing.encode(offer, nothing)
         fetch = fetch_of("part", 0, terms, NAMES[1], tokens=300)
@@ -170,6 +172,7 @@ def test_a_pair_in_many_grains_is_one_in_one(
 def test_each_grain_can_be_served_as_soon_as_it_is_made() -> None:
     mixing = mixing_of("a", Nesterov(), codec_named("int8"), None, MANY_GRAINS)
     offer = Offer(0, 0, ID, Terms((1, 1)), tuple(NAMES))
+    mixing.open(offer.fragment, offer.exchange_id, offer.terms)
     mixing.offer(offer, theta_of(0))
     missing: list[int] = []
 
@@ -192,6 +195,7 @@ def test_a_half_of_an_average_is_not_landed_and_can_be_served_on() -> None:
         mixing_of(name, Nesterov(), codec_named("int8"), None, MANY_GRAINS) for name in NAMES
     )
     terms, offer = Terms(), Offer(0, 0, ID, Terms(), tuple(NAMES))
+    one.open(offer.fragment, offer.exchange_id, offer.terms)
     one.offer(offer, theta_of(0))
     one.encode(offer, nothing)
     ref = BlobRef("average", 0, ID)

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer.net.rate_meter import LEAST_BYTES, NUM_WINDOWS, RateMeter
+from peer.net.rate_meter import LEAST_BYTES, NUM_PERIODS, RateMeter
 from peer.net.rates import (
     BUFFERED_BYTES,
     MAX_PARTNERS,
+    PERIOD_S,
     RATES,
     LinkRates,
-    PartnerRates,
     read_rates,
     write_rates,
 )
@@ -129,7 +129,7 @@ def test_a_window_that_was_too_fast_is_forgotten(begin_bps: float) -> None:
     meter = RateMeter()
     carry(meter, begin_bps, begin_s=0, end_s=1.02)
     seen = [meter.bps]
-    for second in range(NUM_WINDOWS + 2):
+    for second in range(NUM_PERIODS + 2):
         carry(meter, 20e6, begin_s=10 + 2 * second, end_s=11 + 2 * second)
         seen.append(meter.bps)
     assert seen[0] == pytest.approx(begin_bps, rel=0.01)
@@ -165,7 +165,7 @@ def test_a_stalled_transfer_is_slow_time() -> None:
 def moved(rates: LinkRates, peer: PeerId, bps: float, *, begin_s: float, end_s: float) -> None:
     """One upload at a steady rate."""
     rates.up.began(peer, begin_s)
-    pieces = 50
+    pieces = max(50, int(10 * (end_s - begin_s)))
     step_s = (end_s - begin_s) / pieces
     for number in range(1, pieces + 1):
         rates.up.on_bytes(peer, round(bps * step_s / 8), begin_s + number * step_s)
@@ -176,9 +176,9 @@ def test_each_partner_and_the_whole_are_known_apart_and_by_direction() -> None:
     rates = LinkRates()
     moved(rates, A, 5e6, begin_s=0, end_s=5)
     moved(rates, B, 20e6, begin_s=5, end_s=10)
-    assert rates.of(A) == PartnerRates(pytest.approx(5e6, rel=0.01), 0)
-    assert rates.of(B) == PartnerRates(pytest.approx(20e6, rel=0.01), 0)
-    assert rates.of(PeerId("C")) == PartnerRates(0, 0)
+    assert rates.up.of(A) == pytest.approx(5e6, rel=0.01)
+    assert rates.up.of(B) == pytest.approx(20e6, rel=0.01)
+    assert rates.down.of(A) == rates.up.of(PeerId("C")) == 0
     assert rates.up_bps == pytest.approx(20e6, rel=0.01)
     assert rates.down_bps == 0
 
@@ -191,8 +191,39 @@ def test_two_partners_at_once_share_what_the_whole_link_carries() -> None:
         rates.up.on_bytes(A, 30_000, tick / 10)
         rates.up.on_bytes(B, 70_000, tick / 10)
     assert rates.up_bps == pytest.approx(8e6, rel=0.02)
-    assert rates.of(A).up_bps == pytest.approx(2.4e6, rel=0.02)
-    assert rates.of(B).up_bps == pytest.approx(5.6e6, rel=0.02)
+    assert rates.up.of(A) == pytest.approx(2.4e6, rel=0.02)
+    assert rates.up.of(B) == pytest.approx(5.6e6, rel=0.02)
+
+
+@pytest.mark.parametrize("served_s", [20.0, 60.0])
+def test_a_slow_partner_does_not_make_the_whole_link_slow(served_s: float) -> None:
+    rates = LinkRates()
+    moved(rates, A, 100e6, begin_s=0, end_s=10)
+    moved(rates, B, 1e6, begin_s=10, end_s=10 + served_s)
+    assert rates.up.of(B) == pytest.approx(1e6, rel=0.01)
+    assert rates.up_bps > 85e6
+
+
+def test_what_partners_get_beside_a_slow_one_is_what_the_link_carries() -> None:
+    """An hour at 1 Mbit/s to one of them, and each minute 2 MB in 0.16 s to another."""
+    rates = LinkRates()
+    rates.up.began(B, 0.0)
+    for tick in range(1, 36_000):
+        now_s = tick / 10
+        rates.up.on_bytes(B, 12_500, now_s)
+        if tick % 600 == 0:
+            rates.up.began(A, now_s)
+            rates.up.on_bytes(A, BUFFERED_BYTES, now_s)
+            rates.up.on_bytes(A, 2_000_000, now_s + 0.16)
+            rates.up.ended(A, now_s + 0.16)
+    assert 85e6 < rates.up_bps < 105e6
+
+
+def test_a_link_that_becomes_slow_is_known_within_minutes() -> None:
+    rates = LinkRates()
+    moved(rates, A, 100e6, begin_s=0, end_s=10)
+    moved(rates, A, 5e6, begin_s=3600, end_s=3600 + PERIOD_S * (NUM_PERIODS + 1))
+    assert rates.up_bps == pytest.approx(5e6, rel=0.01)
 
 
 def test_a_cap_counts_as_a_rate_and_bounds_what_was_measured() -> None:
@@ -202,7 +233,7 @@ def test_a_cap_counts_as_a_rate_and_bounds_what_was_measured() -> None:
     moved(rates, A, 20e6, begin_s=0, end_s=5)
     assert rates.up_bps == pytest.approx(20e6, rel=0.01)
     caps["up"] = 5e6
-    assert rates.up_bps == rates.of(A).up_bps == 5e6
+    assert rates.up_bps == rates.up.of(A) == 5e6
     assert rates.up.measured_bps == pytest.approx(20e6, rel=0.01)
     caps["up"] = 50e6
     assert rates.up_bps == pytest.approx(20e6, rel=0.01)
@@ -215,11 +246,11 @@ def test_few_partners_are_kept_and_never_one_in_the_midst_of_a_transfer_lost() -
     for number in range(2 * MAX_PARTNERS):
         moved(rates, PeerId(f"peer {number}"), 5e6, begin_s=2 + number, end_s=3 + number)
     assert len(rates.to_json()["up"]["partners"]) < MAX_PARTNERS + 1
-    assert rates.of(B).up_bps == 0
-    assert rates.of(PeerId(f"peer {2 * MAX_PARTNERS - 1}")).up_bps > 0
+    assert rates.up.of(B) == 0
+    assert rates.up.of(PeerId(f"peer {2 * MAX_PARTNERS - 1}")) > 0
     end_s = 3.0 + 2 * MAX_PARTNERS
     rates.up.on_bytes(A, 1 << 20, end_s)
-    assert rates.of(A).up_bps == pytest.approx(8 * ((1 << 20) - BUFFERED_BYTES) / end_s)
+    assert rates.up.of(A) == pytest.approx(8 * ((1 << 20) - BUFFERED_BYTES) / end_s)
 
 
 # ---- kept
@@ -240,8 +271,8 @@ def test_rates_are_known_again_after_a_restart(tmp_path: Path) -> None:
     read_rates(tmp_path, after)
     assert [path.name for path in tmp_path.iterdir()] == [RATES]
     for peer in (A, B):
-        assert after.of(peer).up_bps == pytest.approx(before.of(peer).up_bps, abs=1)
-        assert after.of(peer).down_bps == pytest.approx(before.of(peer).down_bps, abs=1)
+        assert after.up.of(peer) == pytest.approx(before.up.of(peer), abs=1)
+        assert after.down.of(peer) == pytest.approx(before.down.of(peer), abs=1)
     assert after.up_bps == pytest.approx(before.up_bps, abs=1)
     assert after.to_json() == before.to_json()
 
@@ -249,8 +280,8 @@ def test_rates_are_known_again_after_a_restart(tmp_path: Path) -> None:
 def test_what_was_remembered_gives_way_to_what_is_measured() -> None:
     rates = LinkRates()
     rates.from_json(json.loads(json.dumps(known().to_json())))
-    moved(rates, A, 2e6, begin_s=0, end_s=1.5 * NUM_WINDOWS)
-    assert rates.up_bps == rates.of(A).up_bps == pytest.approx(2e6, rel=0.01)
+    moved(rates, A, 2e6, begin_s=0, end_s=PERIOD_S * (NUM_PERIODS + 1))
+    assert rates.up_bps == rates.up.of(A) == pytest.approx(2e6, rel=0.01)
 
 
 def changed(**changes: Any) -> str:

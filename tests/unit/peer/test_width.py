@@ -52,7 +52,8 @@ def played(
         asked = width.on_window(
             min(goodput_bps, cap_bps),
             num_connections=width.wanted,
-            now_s=begin_s + window_s * number,
+            began_s=begin_s + window_s * number,
+            now_s=begin_s + window_s * (number + 1),
             is_capped=goodput_bps >= cap_bps,
         )
         assert asked == width.wanted
@@ -125,7 +126,8 @@ def test_however_erratic_the_goodput_is_searches_become_rare(seed: int, mess: fl
         width.on_window(
             10 ** draw.gauss(6, mess),
             num_connections=width.wanted,
-            now_s=15.0 * number,
+            began_s=15.0 * number,
+            now_s=15.0 * (number + 1),
             is_capped=draw.random() < 0.3,
         )
         for number in range(6 * HOURS // 15)
@@ -205,11 +207,11 @@ def test_when_a_cap_ends_the_width_grows_again() -> None:
 def test_windows_with_another_number_of_connections_say_nothing() -> None:
     width = Width()
     while width.wanted == 1:
-        width.on_window(1e6, num_connections=1, now_s=0, is_capped=False)
+        width.on_window(1e6, num_connections=1, began_s=0, now_s=0, is_capped=False)
     for _ in range(100):  # the second connection is still being made
-        assert width.on_window(1e6, num_connections=1, now_s=1) == 2
+        assert width.on_window(1e6, num_connections=1, began_s=1, now_s=1) == 2
     for _ in range(A_TRIAL):
-        width.on_window(2e6, num_connections=2, now_s=2)
+        width.on_window(2e6, num_connections=2, began_s=2, now_s=2)
     assert width.wanted == 4
 
 
@@ -227,11 +229,57 @@ def test_a_trial_in_which_nothing_moves_has_failed() -> None:
 def test_the_windows_right_after_a_change_do_not_count() -> None:
     width = Width()
     for goodput_bps in (0.1e6, 1e6, 1e6):  # slow start, and what it really carries
-        width.on_window(goodput_bps, num_connections=1, now_s=0)
+        width.on_window(goodput_bps, num_connections=1, began_s=0, now_s=0)
     assert width.wanted == 2
     for goodput_bps in (0.1e6, 1.3e6, 1.3e6):
-        width.on_window(goodput_bps, num_connections=2, now_s=0)
+        width.on_window(goodput_bps, num_connections=2, began_s=0, now_s=0)
     assert width.wanted == 4
+
+
+def test_a_window_that_began_before_the_change_says_nothing() -> None:
+    width = Width()
+    for second in range(A_TRIAL):
+        width.on_window(1e6, num_connections=1, began_s=second, now_s=second + 1)
+    assert width.wanted == 2
+    for offset_s in (0.1, 0.3, 0.5, 0.7, 0.9):  # those of other downloads from the same partner
+        began_s = A_TRIAL - 1 + offset_s
+        width.on_window(1e6, num_connections=2, began_s=began_s, now_s=began_s + 1)
+    assert width.wanted == 2
+    for second in range(A_TRIAL, 2 * A_TRIAL):
+        width.on_window(2e6, num_connections=2, began_s=second, now_s=second + 1)
+    assert width.wanted == 4
+
+
+@given(
+    per_connection_bps=rates,
+    rate_bps=rates,
+    offsets_s=st.lists(st.floats(0.01, 0.99), max_size=6).map(sorted),
+)
+def test_many_downloads_at_once_find_the_width_that_one_finds(
+    per_connection_bps: float, rate_bps: float, offsets_s: list[float]
+) -> None:
+    link, width, wanted = linear(per_connection_bps, rate_bps), Width(), []
+    begun_with = [1] * (1 + len(offsets_s))
+    for second in range(1, 61):
+        for number, offset_s in enumerate((0.0, *offsets_s)):
+            now_s = second + offset_s
+            width.on_window(
+                link(begun_with[number]),
+                num_connections=width.wanted,
+                began_s=now_s - 1,
+                now_s=now_s,
+            )
+            begun_with[number] = width.wanted
+        wanted.append(width.wanted)
+    assert wanted == played(Width(), link, 60)
+
+
+def test_when_one_download_ends_another_is_listened_to() -> None:
+    width = Width()
+    width.on_window(1e6, num_connections=1, began_s=0, now_s=1)
+    for second in range(1, 1 + A_TRIAL):
+        width.on_window(1e6, num_connections=1, began_s=second - 0.5, now_s=second + 0.5)
+    assert width.wanted == 2
 
 
 def test_it_begins_with_as_many_as_it_is_told() -> None:

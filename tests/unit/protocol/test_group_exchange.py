@@ -693,3 +693,16 @@ def test_the_average_of_a_dead_reducer_is_not_asked_for_for_long() -> None:
         assert machine.phase is Phase.EXCHANGING
         machine.on_fetch_failed(FIRST, average(dead), is_alive=True, now_s=now_s)
     assert machine.phase is Phase.READY
+
+
+def test_nobody_replays_the_exchange_that_it_has_just_landed() -> None:
+    """A member could name it as the way to the next round; every member knows its id."""
+    machine = reducing()
+    for index, peer in enumerate(sorted((FIRST, SECOND, THIRD))):
+        if peer != SECOND:
+            machine.on_fetched(peer, average(index), now_s=3.0)
+    machine.on_landed(ROUND + 1, NEW, now_s=3.5)
+    drain(machine)
+    machine.on_note(THIRD, committed(ROUND + 2, id=ID), now_s=4.0)
+    assert machine.drain() == []
+    assert (machine.phase, machine.round) == (Phase.IDLE, ROUND + 1)

@@ -42,7 +42,7 @@ def test_our_ready_says_what_we_can_and_the_roster_what_suits_all() -> None:
     machine.on_note(SECOND, Ready(0, ROUND, 10, OLD, 2, 2), now_s=0.5)
     machine.on_note(THIRD, Ready(0, ROUND, 10, OLD, 2, 0), now_s=0.5)
     effects = drain(machine)
-    terms = Terms(tuple(4096 if peer == FIRST else 0 for peer in sorted(PLACE)), 2)
+    terms = Terms(tuple(2048 if peer == FIRST else 1024 for peer in sorted(PLACE)), 2)
     (note,) = {effect.note for effect in effects if isinstance(effect, Send)}
     assert isinstance(note, Roster)
     assert note.terms == terms
@@ -50,7 +50,10 @@ def test_our_ready_says_what_we_can_and_the_roster_what_suits_all() -> None:
     id, place = note.exchange_id, PLACE[FIRST]
     for peer in (SECOND, THIRD):
         machine.on_fetched(peer, part(place, id), now_s=1.0)
-    assert drain(machine) == [Reduce(average(place, id), 10), Land(0, ROUND, id, terms)]
+    assert drain(machine)[0] == Reduce(average(place, id), 10)
+    for peer in (SECOND, THIRD):
+        machine.on_fetched(peer, average(PLACE[peer], id), now_s=1.2)
+    assert drain(machine) == [Land(0, ROUND, id, terms)]
     machine.on_landed(ROUND + 1, NEW, now_s=1.5)
     expected = Committed(0, ROUND + 1, NEW, id, terms.shares, terms.codec)
     assert sent(machine, Committed) == [(peer, expected) for peer in sorted((SECOND, THIRD))]
@@ -127,10 +130,17 @@ def test_we_land_what_the_others_averaged_and_we_contributed_to() -> None:
 
 
 def test_we_follow_a_reducer_to_a_larger_roster_and_nobody_else() -> None:
-    machine = bystanding(FIRST)
-    machine.on_note(THIRD, roster(*PEERS, id=ID2), now_s=1.5)
-    assert drain(machine) == []  # FIRST may complete ours without any of us two
-    machine.on_note(FIRST, roster(*PEERS, id=ID2), now_s=1.6)
+    newcomer = PeerId("e")
+    machine = machine_of(SECOND, FIRST, THIRD, FOURTH, newcomer)
+    machine.on_departed(10, now_s=0.0)
+    shares = tuple(int(peer in (FIRST, THIRD)) for peer in sorted(PEERS))
+    machine.on_note(FIRST, replace(roster(*PEERS), shares=shares), now_s=1.0)
+    assert machine.phase is Phase.EXCHANGING
+    drain(machine)
+    larger = roster(*PEERS, newcomer, id=ID2)
+    machine.on_note(FOURTH, larger, now_s=1.5)
+    assert drain(machine) == []  # the reducers may complete ours without any of us two
+    machine.on_note(FIRST, larger, now_s=1.6)
     effects = drain(machine)
     assert effects[0] == Discard(0, ID)
     assert [effect.exchange_id for effect in effects if isinstance(effect, Offer)] == [ID2]

@@ -115,3 +115,10 @@ def test_a_codec_that_the_run_does_not_have_is_refused(is_answer: bool) -> None:
     assert machine.phase is Phase.READY
     machine.on_note(src, note(3), now_s=0.6)
     assert machine.phase is Phase.EXCHANGING
+
+
+def test_a_yes_in_a_dearer_codec_than_our_link_wants_is_a_no() -> None:
+    machine, id = ready(2)
+    machine.on_note(HIGH, Answer(0, id, True, 30, 1), now_s=0.5)
+    assert terms_of(machine) == set()
+    assert machine.phase is Phase.READY

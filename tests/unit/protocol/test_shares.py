@@ -41,9 +41,11 @@ def test_shares_add_up_and_fit_a_note(up_bps: list[int]) -> None:
 
 @given(up_bps=groups)
 @example(up_bps=[1, 1, MAX_BPS - 1])
+@example(up_bps=[10**9, 10**6, 10**6])
 def test_nobody_averages_more_than_it_may(up_bps: list[int]) -> None:
     shares = fair_shares(up_bps)
     assert max(shares) / sum(shares) <= MAX_FAIR / len(shares)
+    assert len(shares) == 1 or max(shares) / sum(shares) <= 1 / 2
     assert are_fair(shares)
 
 
@@ -73,7 +75,8 @@ def test_no_other_shares_end_sooner(up_bps: list[int]) -> None:
     num = len(up_bps)
 
     def can_end_by(end_s: float) -> bool:
-        most = [min((end_s * rate - 1) / (num - 2), MAX_FAIR / num) for rate in up_bps]
+        cap = min(MAX_FAIR / num, 1 / 2)
+        most = [min((end_s * rate - 1) / (num - 2), cap) for rate in up_bps]
         return min(most) >= 0 and sum(most) >= 1
 
     too_soon_s, soon_enough_s = 0.0, 1.0
@@ -97,10 +100,13 @@ def test_no_other_shares_end_sooner(up_bps: list[int]) -> None:
         ([0, 0, 0], (1, 1, 1)),
         ([7, 7, 7], (1, 1, 1)),
         ([0, 7, 7], (1, 1, 1)),
-        # T = 1/2: 2 T - 1 = 0 for the slow ones, and all is the fast one's.
-        ([2, 2, 4], (0, 0, TOTAL)),
-        # T = 4/7: shares 1/7, 1/7, 5/7.
-        ([2, 2, 3], (585, 585, 2926)),
+        # T = 2/11: 7 T - 1 = 3/11 for the slow ones, 5/11 for the fast one.
+        ([7, 7, 8], (1117, 1117, 1862)),
+        # T = 5/8: half is the fast one's and no more, 2 T - 1 = 1/4 for the slow ones.
+        ([2, 2, 4], (1024, 1024, 2048)),
+        ([10**6, 10**6, 10**9], (1024, 1024, 2048)),
+        # T = 3/4: 1 T - 1 is less than nothing.
+        ([1, 2, 2], (0, 2048, 2048)),
         # An unknown rate is the median, 3; T = 1/2: shares 0, 1/4, 1/4, 1/2.
         ([2, 0, 3, 4], (0, 1024, 1024, 2048)),
     ],
@@ -117,7 +123,21 @@ def test_rates_are_believed_up_to_a_ratio_to_the_median() -> None:
 
 @pytest.mark.parametrize(
     ("shares", "is_fair"),
-    [((1, 1, 1), True), ((0, 0, 1), True), ((4, *(0,) * 3), True), ((9, 1, 1, 0, 0), False)],
+    [
+        ((1,), True),
+        ((1, 1), True),
+        ((2, 1), False),
+        ((1, 1, 1), True),
+        ((1, 0, 1), True),
+        ((0, 0, 1), False),
+        ((1, 0, 0, 0), False),
+        ((5, 1, 1, 1, 1), False),
+        ((4, *(1,) * 4), True),
+        ((4, *(1,) * 4, *(0,) * 4), False),
+        ((4, *(1,) * 5, *(0,) * 3), True),
+    ],
 )
-def test_more_than_four_equal_shares_are_not_fair(shares: tuple[int, ...], is_fair: bool) -> None:
+def test_more_than_a_half_or_four_equal_shares_is_not_fair(
+    shares: tuple[int, ...], is_fair: bool
+) -> None:
     assert are_fair(shares) is is_fair

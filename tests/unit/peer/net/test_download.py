@@ -1,6 +1,7 @@
 """A blob in stripes, in virtual time, over connections that break off, come and go."""
 
 import asyncio
+import itertools
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -33,12 +34,20 @@ class FixedWidth(Width):
         super().__init__()
         self.wanted = wanted
         self.windows: list[tuple[float, int, bool]] = []
+        self.times_s: list[tuple[float, float]] = []
         self.then: dict[int, int] = {}
         """What is wanted after so many windows."""
 
     def on_window(
-        self, goodput_bps: float, *, num_connections: int, now_s: float, is_capped: bool = False
+        self,
+        goodput_bps: float,
+        *,
+        num_connections: int,
+        began_s: float,
+        now_s: float,
+        is_capped: bool = False,
     ) -> int:
+        self.times_s.append((began_s, now_s))
         self.windows.append((goodput_bps, num_connections, is_capped))
         self.wanted = self.then.get(len(self.windows), self.wanted)
         return self.wanted
@@ -296,6 +305,9 @@ def test_the_width_learns_what_a_window_has_brought_and_over_how_many() -> None:
     for goodput_bps, num_connections, is_capped in width.windows[:2]:
         assert goodput_bps == pytest.approx(2 * 8 * GRAIN / GRAIN_S, rel=0.15)
         assert (num_connections, is_capped) == (2, False)
+    assert width.times_s[0][0] == 0
+    for (_, ended_s), (began_s, _) in itertools.pairwise(width.times_s):
+        assert began_s == ended_s  # exactly, since windows that overlap do not count
 
 
 def test_a_window_in_which_nothing_could_come_says_nothing() -> None:
@@ -418,4 +430,23 @@ def test_each_missing_grain_comes_exactly_once(
     for grain in partner.sink.order:
         span = slice(grain * GRAIN, (grain + 1) * GRAIN)
         assert partner.sink.data[span] == data[span]
+    assert partner.open == set()
+
+
+@pytest.mark.parametrize("error", [TransportError("no way"), NotAvailable("not made yet")])
+def test_a_connection_that_brings_nothing_does_not_end_what_others_bring(
+    error: ThinwireError,
+) -> None:
+    partner = partner_of(32)
+    partner.fails = lambda connection, done: error if connection == 1 else None
+    virtually(partner.download(FixedWidth(2)))
+    assert any(connection == 1 for connection, _, _ in partner.asked)
+    assert_whole(partner)
+
+
+def test_when_nobody_brings_anything_it_ends() -> None:
+    partner = partner_of(32)
+    partner.fails = lambda connection, done: NotAvailable("gone") if done == 0 else None
+    with pytest.raises(NotAvailable):
+        virtually(partner.download(FixedWidth(2)))
     assert partner.open == set()

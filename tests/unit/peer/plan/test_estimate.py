@@ -63,6 +63,7 @@ def frames_of_an_exchange(method: Method, sizes: list[int], peers: int) -> tuple
             theta = torch.linspace(-1, 1 + i, len(span)) / 100
             others = tuple(name for name in names if name != names[i])
             offer = Offer(fragment, 0, ID, terms, others)
+            mixing.open(offer.fragment, offer.exchange_id, offer.terms)
             mixing.offer(offer, theta)
             mixing.encode(offer, ignore)
 
