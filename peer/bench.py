@@ -75,12 +75,6 @@ class Bench:
     has_landed: bool = False
     _means: dict[tuple[int, int], WeightedMean] = field(default_factory=dict)
 
-    @property
-    def kept_bytes(self) -> int:
-        """What is encoded here, or will be."""
-        kept = [*self.own.values(), *self.shared.values()]
-        return sum(made.grains.size_bytes for made in kept)
-
     def mean(self, start: int, stop: int) -> WeightedMean:
         """Returns the mean of what was heard of these elements; it lies in the average."""
         mean = self._means.get((start, stop))

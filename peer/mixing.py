@@ -31,10 +31,6 @@ from protocol.terms import Terms
 KEPT_EXCHANGES = 2
 """Of each fragment: a late peer may want to replay the last one while the next one goes on."""
 
-KEPT_FRAC = 0.5
-"""Of the largest fragment's size: what is kept for late peers of all fragments together. Whoever
-comes later still takes the state."""
-
 NO_DIGEST = bytes(32)
 """Of an anchor that is nobody else's."""
 
@@ -145,21 +141,7 @@ class Mixing:
                 self._benches[old].withdraw()  # whoever was in it has had a whole round
             for old in same[:-KEPT_EXCHANGES]:
                 self._benches.pop(old).close()
-            self._forget_landed()
         return bench
-
-    def _forget_landed(self) -> None:
-        """Forgets what landed longest ago, beyond what late peers may cost us."""
-        largest_bytes = 4 * max(len(span) for span in self.layout.fragments)
-        # Not what a pair has: we may be through while the partner still fetches our contribution.
-        kept = [(key, bench) for key, bench in self._benches.items() if bench.shared]
-        landed = {key: bench for key, bench in kept if bench.has_landed}
-        kept_bytes = sum(bench.kept_bytes for bench in landed.values())
-        for key, bench in landed.items():
-            if kept_bytes <= KEPT_FRAC * largest_bytes:
-                break
-            kept_bytes -= bench.kept_bytes
-            self._benches.pop(key).close()
 
     def made(self, ref: BlobRef) -> GrainsMade | None:
         """Returns a `part` or `average` that we can serve, or None if we have it not (yet)."""

@@ -83,10 +83,13 @@ class Moves:
             start = await self._job(lambda: self._mixing.offer(effect, theta))
             self._offered_tokens[fragment, effect.exchange_id] = departed.tokens
             has_begun()
-            encoding = self._job(lambda: self._mixing.encode(effect, self._on_grain))
-            if start is not None:  # the method does not wait for the average
-                await self._move(fragment, start, base=None, tokens=departed.tokens)
-            await encoding
+            job = self._job(lambda: self._mixing.encode(effect, self._on_grain))
+            encoding = asyncio.ensure_future(job)
+            try:
+                if start is not None:  # the method does not wait for the average
+                    await self._move(fragment, start, base=None, tokens=departed.tokens)
+            finally:
+                await encoding
 
     async def discard(self, effect: Discard, bench: Bench | None) -> None:
         """Gives back what had gone on without an exchange that is off the table."""

@@ -22,8 +22,9 @@ from protocol.errors import ConfigError
 BURST_S = 0.05
 """What was not used is kept for so long, and may go at once."""
 
-MESSAGE_S = 0.1
-"""A message should take so long: streams that share the link take turns by messages."""
+MESSAGE_S = 0.02
+"""A message should take so long: streams that share the link take turns by messages, and each must
+have its turn long before its receiver gives it up."""
 
 LEAST_MESSAGE_BYTES = 4096
 

@@ -29,7 +29,7 @@ class Serving:
     """Answers fetches, at most so many at once for each peer.
 
     Under a cap they are no more than can all make progress, whoever asks: each must have its turn
-    to send within half of progress_s, and messages are as small as that takes.
+    to send a message within half of progress_s.
 
     Args:
         config: The limits.
@@ -96,8 +96,9 @@ class Serving:
         except TimeoutError:
             await send_refusal(write, "it is not ready yet")
             return
-        num_sending = self._num_sending + 1
-        if num_sending > 1 and num_sending * LEAST_MESSAGE_BYTES > self._turn_bytes():
+        message_bytes = self._pace.chunk_bytes(config.chunk_bytes)
+        turn_bytes = self._pace.bps / 8 * config.progress_s / 2
+        if self._num_sending and (self._num_sending + 1) * message_bytes > turn_bytes:
             await send_refusal(write, "too many at once under our cap")
             return
 
@@ -110,7 +111,6 @@ class Serving:
             rate_bps = self._rates.of(src)
             rate_bps /= max(1, self._num_streams[src])  # it is that of all streams together
             most = int(rate_bps * CHUNK_S / 8) if rate_bps else UNKNOWN_BYTES
-            most = int(min(most, self._turn_bytes() / self._num_sending))
             return self._pace.chunk_bytes(max(LEAST_MESSAGE_BYTES, most))
 
         manner = Manner(
@@ -132,10 +132,6 @@ class Serving:
         finally:
             self._num_sending -= 1
             self._rates.ended(src, loop.time())
-
-    def _turn_bytes(self) -> float:
-        """Returns what may go under the cap while everybody has one turn, or infinity."""
-        return self._pace.bps / 8 * self._config.progress_s / 2
 
 
 class _Watched:

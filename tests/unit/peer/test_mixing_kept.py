@@ -4,11 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from optim.outer.noloco import NoLoCo
-from peer.mixing import KEPT_EXCHANGES, KEPT_FRAC, Mixing
+from peer.mixing import KEPT_EXCHANGES, Mixing
 from protocol.machine import BlobRef, Fetch, Land, Reduce
 from tests.unit.peer.test_mixing import (
     ID,
@@ -66,31 +64,6 @@ def exchange_alone(mixing: Mixing, fragment: int, id: bytes) -> BlobRef:
     mixing.reduce(Reduce(average, 1), nothing)
     mixing.land(Land(fragment, 0, id, equally(1)))
     return average
-
-
-@given(
-    codec=st.sampled_from(["fp32", "bf16", "int8", "int4"]),
-    num_fragments=st.integers(1, 3),
-    order=st.lists(st.integers(0, 2), min_size=1, max_size=12),
-)
-@settings(deadline=None)
-def test_what_is_kept_for_late_peers_is_bounded_and_the_newest(
-    codec: str, num_fragments: int, order: list[int]
-) -> None:
-    mixing, averages = mixing_of(codec=codec, num_fragments=num_fragments), []
-    bound_bytes = KEPT_FRAC * 4 * max(len(span) for span in mixing.layout.fragments)
-    for number, fragment in enumerate(order):
-        id = bytes([number]) * 16
-        averages.append(exchange_alone(mixing, fragment % num_fragments, id))
-        assert has_all(mixing, averages[-1])  # until another exchange begins
-        mixing.open(fragment % num_fragments, b"next", equally(1))
-        kept = [ref for ref in averages if has_all(mixing, ref)]
-        sizes = [mixing.grains(ref, equally(1)).size_bytes for ref in kept]
-        assert sum(sizes) <= bound_bytes
-        for one in range(num_fragments):
-            has = [has_all(mixing, ref) for ref in averages if ref.fragment == one]
-            assert has == sorted(has)  # the oldest go first
-        mixing.drop(fragment % num_fragments, b"next")
 
 
 def test_of_small_averages_those_of_the_last_exchanges_are_kept() -> None:

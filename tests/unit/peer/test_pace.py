@@ -256,7 +256,8 @@ def test_another_hour_has_another_rate_within_a_second() -> None:
         assert not any(stream.done() for stream in streams)
 
     play(scene)
-    assert [went[minute] / 60e6 for minute in range(4)] == pytest.approx([1, 0.1, 0.1, 1], rel=0.05)
+    seconds = [went[minute] / 1e6 for minute in range(4)]  # at 8 Mbit/s
+    assert seconds == pytest.approx([60, 6, 6, 60], abs=1)
 
 
 @pytest.mark.parametrize(("hour", "minute", "bps"), [(0, 0, 8e6), (23, 58, 8e6), (23, 59, 800e3)])
@@ -293,9 +294,9 @@ def test_when_the_cap_ends_all_who_wait_go() -> None:
 
 
 @given(bps=st.floats(1e4, 1e10), most=st.integers(1, 1 << 20))
-def test_a_message_takes_a_tenth_of_a_second_within_its_bounds(bps: float, most: int) -> None:
+def test_a_message_takes_a_fiftieth_of_a_second_within_its_bounds(bps: float, most: int) -> None:
     pace = Pace(Cap(bps), clock=lambda: 0.0, minute_of_day=lambda: NOON)
     size = pace.chunk_bytes(most)
     assert min(most, LEAST_MESSAGE_BYTES) <= size <= most
     if LEAST_MESSAGE_BYTES < size < most:
-        assert 8 * size / bps == pytest.approx(0.1, abs=8 / bps)
+        assert 8 * size / bps == pytest.approx(0.02, abs=8 / bps)

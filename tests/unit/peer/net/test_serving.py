@@ -47,7 +47,6 @@ class Giver:
     def __init__(self, cap_bps: float, size_bytes: int) -> None:
         config = WireConfig(run_id=RunId("ab" * 32), progress_s=PROGRESS_S, may_compress=False)
         self.size_bytes = size_bytes
-        self.chunks: list[int] = []
         self._chunk_bytes = config.chunk_bytes
         self._names = itertools.count()
         self._serving = Serving(
@@ -64,8 +63,6 @@ class Giver:
         messages: asyncio.Queue[bytes] = asyncio.Queue(1)
 
         async def write(message: bytes, num_bytes: int) -> None:
-            if num_bytes:
-                self.chunks.append(num_bytes)
             await messages.put(message)
 
         src = PeerId(f"peer {next(self._names)}")
@@ -99,11 +96,11 @@ def outcomes(giver: Giver, pauses_s: list[float]) -> list[ThinwireError | None]:
 @given(
     cap_bps=st.floats(math.log(LEAST_BPS), math.log(1e8)).map(math.exp),
     size_s=st.floats(0.1, 3.0),
-    pauses_s=st.lists(st.sampled_from([0.0, 0.0, 0.5, 5.0]), min_size=1, max_size=60),
+    pauses_s=st.lists(st.sampled_from([0.0, 0.0, 0.5, 5.0]), min_size=1, max_size=90),
 )
 @example(cap_bps=64e3, size_s=1.0, pauses_s=[0.0] * 30)
 @example(cap_bps=400e3, size_s=1.0, pauses_s=[0.0] * 30)
-@example(cap_bps=20e6, size_s=0.5, pauses_s=[0.0] * 60)
+@example(cap_bps=20e6, size_s=0.5, pauses_s=[0.0] * 90)
 def test_under_a_cap_who_is_served_gets_all_and_the_others_are_refused(
     cap_bps: float, size_s: float, pauses_s: list[float]
 ) -> None:
@@ -114,26 +111,18 @@ def test_under_a_cap_who_is_served_gets_all_and_the_others_are_refused(
         assert error is None or isinstance(error, NotAvailable), error
 
 
-@pytest.mark.parametrize(("cap_bps", "num_served"), [(64e3, 2), (256e3, 11), (1e6, 45)])
+@pytest.mark.parametrize(("cap_bps", "num_served"), [(64e3, 2), (256e3, 11), (1e6, 45), (20e6, 75)])
 def test_so_many_are_served_as_can_have_a_turn_in_half_of_progress_s(
     cap_bps: float, num_served: int
 ) -> None:
-    ends = outcomes(Giver(cap_bps, 20 * LEAST_MESSAGE_BYTES), [0.0] * 60)
-    assert [error is None for error in ends] == [True] * num_served + [False] * (60 - num_served)
+    ends = outcomes(Giver(cap_bps, 20 * LEAST_MESSAGE_BYTES), [0.0] * (num_served + 9))
+    assert [error is None for error in ends] == [True] * num_served + [False] * 9
     assert "under our cap" in str(ends[-1])
 
 
 def test_whoever_comes_when_others_are_through_is_served() -> None:
     giver = Giver(64e3, LEAST_MESSAGE_BYTES)
     assert outcomes(giver, [0.0, 0.0, 5.0, 0.0, 5.0]) == [None] * 5
-
-
-def test_the_more_are_served_the_smaller_are_messages() -> None:
-    few, many = Giver(8e6, 1 << 20), Giver(8e6, 1 << 20)
-    outcomes(few, [0.0] * 2)
-    assert outcomes(many, [0.0] * 60) == [None] * 60
-    assert max(many.chunks[60:120]) < max(few.chunks)
-    assert max(many.chunks[60:120]) <= 8e6 / 8 * PROGRESS_S / 2 / 60
 
 
 def test_without_a_cap_nobody_is_refused() -> None:
