@@ -53,4 +53,5 @@ def channel_options() -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.lookahead_bytes", 8 << 20),
     ]
