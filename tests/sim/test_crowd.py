@@ -79,7 +79,7 @@ def test_nobody_is_in_two_exchanges_and_no_exchange_has_three_sides() -> None:
     ("momentum", "gamma", "factor"),
     [(0.5, 0.7, 0.834), (0.5, 0.3, 0.787), (0.0, 1.0, 0.695), (0.0, 0.7, 0.738)],
 )
-def test_values_come_together_as_fast_as_random_pairs_do_and_their_mean_stays(
+def test_values_come_together_at_least_as_fast_as_in_random_pairs_and_their_mean_stays(
     momentum: float, gamma: float, factor: float
 ) -> None:
     """The factors are those of 64 replicas that are paired at random in every outer step.
@@ -103,7 +103,9 @@ def test_values_come_together_as_fast_as_random_pairs_do_and_their_mean_stays(
         factors.append((crowd.spread() / spread) ** (1 / num_steps))
         settle(crowd)
         assert crowd.mean() == pytest.approx(mean_at_first, abs=1e-12)
-    assert statistics.geometric_mean(factors) == pytest.approx(factor, rel=0.04)
+    measured = statistics.geometric_mean(factors)
+    assert measured <= 1.04 * factor
+    assert measured >= 0.93 * factor  # whoever met lately comes last: a little faster than random
 
 
 def test_a_large_swarm_costs_a_peer_what_a_small_one_does() -> None:
