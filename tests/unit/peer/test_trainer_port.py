@@ -163,7 +163,8 @@ async def test_landings_of_different_fragments_do_not_wait_for_each_other() -> N
             asyncio.create_task(rig.port.land(f, 5, anchors[f] * 2, base=None, is_planned=True))
             for f in (0, 1)
         ]
-        first, second = [await rig.trainer.next(lines.Land) for _ in landings]
+        asked = [await rig.trainer.next(lines.Land) for _ in landings]  # in any order
+        first, second = sorted(asked, key=lambda land: land.fragment)
         rig.trainer.answer(second)  # the other one's overlap is not over
         assert (await landings[1]).fragment == 1
         assert not landings[0].done()
