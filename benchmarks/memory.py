@@ -78,7 +78,7 @@ def measure(preset: str, members: int, dim: int) -> dict[str, Any]:
     }
     manifest = manifest_from(settings)
     layout, method = layout_of_run(manifest), method_of_run(manifest)
-    num_parts = members if method.mixing == "all" else 1
+    num_parts = 1 if method.mixing == "pairs" else members
     _rounds(layout_of({"small": (4096,)}), method, members, num_parts)  # loads and compiles
     bare = _reset_peak()
     mixing = _rounds(layout, method, members, num_parts)

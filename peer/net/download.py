@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from peer.net.transfer import Stripe
 from peer.net.width import Width
 from peer.ports import Sink
-from protocol.errors import NotAvailable, TransportError
+from protocol.errors import TransportError
 
 logger = logging.getLogger(__name__)
 
@@ -134,11 +134,11 @@ class Download:
     def _end(self, task: "asyncio.Task[None]") -> None:
         stripe, _ = self._active.pop(task)
         if not task.cancelled() and (error := task.exception()):
-            is_passing = isinstance(error, TransportError | NotAvailable)
-            if not is_passing or (stripe.at == stripe.start and not self._active):
+            has_progressed = stripe.at > stripe.start
+            if not isinstance(error, TransportError) or not (has_progressed or self._active):
                 raise error
             logger.debug("going on at byte %d: %s", stripe.at, error)
-            if stripe.at == stripe.start:  # one of the others takes it, when it is through
+            if not has_progressed:  # one of the others takes it, when it is through
                 self._most_active = len(self._active)
         if stripe.at < stripe.stop:
             self._waiting.insert(0, Stripe(stripe.at, stripe.stop))

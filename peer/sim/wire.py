@@ -1,7 +1,7 @@
 """The wire of a simulated peer: the real messages, limits and transfers over the virtual network.
 
 What travels is what travels over gRPC, byte for byte, through the same gates (`parse_note`,
-`peer.net.transfer`): chunks, progress deadlines, hashes and refusals are the product's.
+`peer.net.transfer`): chunks, progress deadlines and refusals are the product's.
 """
 
 import asyncio
