@@ -193,7 +193,7 @@ class End:
             "kept": self._in_fragments(resident_bytes() - self._rest_bytes),
             "stages": self._stages(num, before_bytes),
             "problems": dict(self.journal.reasons),
-            "connections": self.wire._widths[self._their_id].wanted,
+            "connections": self.wire._bundle(self._their_id).width.wanted,
         }
 
     async def fetch_state(self, fragment: int) -> dict[str, Any]:
