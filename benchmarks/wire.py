@@ -60,6 +60,8 @@ class Tray:
 
     grain_bytes = GRAIN_BYTES
 
+    is_divisible = True
+
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
         self.received_bytes = 0
