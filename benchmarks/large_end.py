@@ -24,7 +24,7 @@ import uvloop
 
 from benchmarks.large_meter import Meter, resident_bytes
 from benchmarks.large_trainer import StandIn, in_turn
-from peer.blobs import StateSink
+from peer.catch_up import CatchingUp, agreed
 from peer.driver import Driver
 from peer.method import mixing_of
 from peer.mixing import Mixing, digest_of
@@ -34,7 +34,6 @@ from peer.net.wire import GrpcWire
 from peer.settings import method_settings
 from peer.status import PeerStatus
 from protocol.identity import Identity, PeerId
-from protocol.machine import BlobRef
 from protocol.manifest import Manifest, manifest_from
 
 IDENTITIES = (Identity(b"a" * 32), Identity(b"b" * 32))
@@ -200,10 +199,18 @@ class End:
         """Takes a fragment's state from the other end, as a newcomer does."""
         self.meter.restart()
         before_bytes, began_s = resident_bytes(), time.perf_counter()
-        sink = StateSink(self.mixing.state_lengths(fragment))
-        await self.wire.fetch(self._their_id, BlobRef("state", fragment), sink)
+        catching_up = CatchingUp(
+            self.mixing, self.wire, progress_s=self._manifest.round.progress_s, events=self.journal
+        )
+        survey = await catching_up.survey(fragment, [self._their_id])
+        state = await catching_up.fetch(fragment, survey)
         fetched_s = time.perf_counter() - began_s
-        await asyncio.to_thread(self.mixing.load_state_blob, fragment, sink.whole(), sink.round)
+        index = agreed(survey)
+        await asyncio.to_thread(
+            self.mixing.load_state_blob,
+            *(fragment, state.whole(), index.round),
+            lineage=index.lineage,
+        )
         peak_bytes = self.meter.peak_bytes()
         return {
             "fetch_s": fetched_s,

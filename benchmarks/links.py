@@ -13,7 +13,8 @@ the packets that leave one host, and hands each to the host that it is for when 
 
 A queue that is full drops what comes last. Rates and queues count whole IP packets. Delays may
 wander (`Link.jitter_s`); packets from one host to another stay in order all the same. One thread of
-Python carries 100 Mbit/s; its part of a core is in the result.
+Python carries 100 Mbit/s; its part of a core is in the result. A link may also fail, for a while:
+`Lab.inflict` and `benchmarks.link_faults`.
 
 Namespaces live by this process's file descriptors, so they end with it, however it ends. A process
 on a host has to see to that itself; `peer.demo.cast` does it.
@@ -44,6 +45,7 @@ from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from benchmarks.link_faults import LinkFault
 from benchmarks.machine import facts
 
 Result = TypeVar("Result")
@@ -156,6 +158,7 @@ class Carrier:
         self._rng = random.Random(seed)
         self._wander = {host: Wander(f"{seed} {host}") for host in links}
         self._last_due_s: dict[tuple[str, str], float] = {}
+        self._faults: tuple[LinkFault, ...] = ()
         self._heap: list[tuple[float, int, str, bytes, bool]] = []
         self._count = 0
 
@@ -165,8 +168,21 @@ class Carrier:
         self._up[host].set(link.up_bps, link.queue_s)
         self._down[host].set(link.down_bps, link.queue_s)
 
+    def inflict(self, fault: LinkFault) -> None:
+        """From now on packets meet this fault, after those that are there already."""
+        self._faults = (*self._faults, fault)
+
+    def lift(self, fault: LinkFault) -> None:
+        """Ends a fault."""
+        self._faults = tuple(other for other in self._faults if other is not fault)
+
     def take(self, src: str, dst: str, packet: bytes, *, now_s: float) -> None:
         """A packet leaves a host."""
+        for fault in self._faults:
+            changed = fault.meet(src, dst, packet)
+            if changed is None:
+                return
+            packet = changed
         link, traffic = self._links[src], self.traffic[src]
         through_s = self._up[src].through_at_s(now_s, len(packet))
         if through_s is None:
@@ -263,6 +279,14 @@ class Lab:
     def change(self, name: str, link: Link) -> None:
         """Connects a host in another way from now on, but for the congestion control."""
         self._carrier.change(name, link)
+
+    def inflict(self, fault: LinkFault) -> None:
+        """From now on packets that leave their host meet this fault."""
+        self._carrier.inflict(fault)
+
+    def lift(self, fault: LinkFault) -> None:
+        """Ends a fault; what has met it already stays as it is."""
+        self._carrier.lift(fault)
 
     def traffic(self, name: str) -> Traffic:
         """Returns what a host's link has carried so far."""

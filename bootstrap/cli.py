@@ -2,16 +2,19 @@
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from peer.cli.join import Down, Up, leave_on_signals, run_loop
+from peer.cli.join import LONGEST_PATH, Down, Up, leave_on_signals, run_loop
 from peer.config import cap_of, parse_listen
 from peer.net.pace import Cap
-from protocol.ticket import Ticket
+from peer.run_folder import read_ticket
+from protocol.errors import ConfigError
+from protocol.ticket import PREFIX, Address, Ticket, parse_ticket
 
 
 def new(
@@ -40,7 +43,17 @@ def new(
 
 
 def bootstrap(
-    directory: Annotated[Path, typer.Argument(help="The run's folder.")],
+    run: Annotated[
+        str, typer.Argument(help="The run's folder; or a ticket, or a file that holds one.")
+    ],
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", help="With a ticket, this node's folder; default thinwire-node-RUN."),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="Also enter by this ticket of the run, or file; may be repeated."),
+    ] = None,
     listen: Annotated[
         str, typer.Option(help="HOST[:PORT] to listen on; the next port is used too.")
     ] = "127.0.0.1",
@@ -49,26 +62,54 @@ def bootstrap(
     ] = None,
     up: Up = None,
     down: Down = None,
+    wait: Annotated[
+        float, typer.Option(min=1, help="With a ticket, seconds to look for who knows the run.")
+    ] = 60.0,
 ) -> None:
-    """Serve a run: print the ticket, and let others in."""
+    """Serve a run: print the ticket, and let others in.
+
+    A run may have several nodes: with a ticket of it, any machine becomes one.
+    """
     host, port = parse_listen(listen)
-    caps = cap_of("--up", up), cap_of("--down", down)
-    run_loop(_serve(directory, host, port, announce, caps, Console()))
+    tickets = [_ticket_of(text) for text in peer or ()]
+    if _is_folder(run):
+        folder = Path(run)
+        if directory is not None:
+            raise ConfigError(f"{folder} is this node's folder already; leave --dir out")
+        adopted = None
+    else:
+        adopted = _ticket_of(run)
+        tickets.append(adopted)
+        folder = directory or Path(f"thinwire-node-{adopted.run_id[:12]}")
+    plan = _Plan(
+        folder=folder,
+        adopted=adopted,
+        wait_s=wait,
+        entrances=tuple(dict.fromkeys(a for ticket in tickets for a in ticket.addresses)),
+        listen=(host, port, announce),
+        caps=(cap_of("--up", up), cap_of("--down", down)),
+    )
+    run_loop(_serve(plan, Console()))
 
 
-async def _serve(
-    directory: Path,
-    host: str,
-    port: int,
-    announce: str | None,
-    caps: tuple[Cap, Cap],
-    console: Console,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    folder: Path
+    adopted: Ticket | None
+    """Whose run the folder shall hold, if it holds none yet."""
+    wait_s: float
+    entrances: tuple[Address, ...]
+    listen: tuple[str, int, str | None]
+    caps: tuple[Cap, Cap]
+
+
+async def _serve(plan: _Plan, console: Console) -> None:
     with console.status("loading"):
+        from bootstrap.adoption import adopt
         from bootstrap.node import serve
         from peer.presence import Presence
 
-    seen = -1
+    seen = (-1, -1)
 
     def on_ready(ticket: Ticket) -> None:
         console.print(f"serving run {ticket.run_id[:12]}; to join it:\n", highlight=False)
@@ -79,24 +120,36 @@ async def _serve(
     def on_refresh(presence: Presence) -> None:
         nonlocal seen
         members = presence.members()
-        if len(members) != seen:
-            seen = len(members)
+        num_nodes = 1 + sum(card.role == "bootstrap" for card in presence.cards.values())
+        if (len(members), num_nodes) != seen:
+            seen = (len(members), num_nodes)
             rounds = [presence.cards[peer].round for peer in members]
             at = f", round {max(rounds)}" if rounds else ""
-            console.print(f"{seen} peers{at}", highlight=False)
+            nodes = f", {num_nodes} bootstrap nodes" if num_nodes > 1 else ""
+            console.print(f"{len(members)} peers{at}{nodes}", highlight=False)
 
-    serving = asyncio.create_task(
-        serve(
-            directory,
-            listen_host=host,
-            listen_port=port,
-            announce_host=announce,
-            up=caps[0],
-            down=caps[1],
+    def on_notice(notice: str) -> None:
+        console.print(notice, style="yellow", markup=False, highlight=False)
+
+    async def live() -> None:
+        if plan.adopted is not None:
+            with console.status("fetching the run from somebody who knows it"):
+                await adopt(plan.adopted, plan.folder, wait_s=plan.wait_s)
+        listen_host, listen_port, announce_host = plan.listen
+        await serve(
+            plan.folder,
+            listen_host=listen_host,
+            listen_port=listen_port,
+            announce_host=announce_host,
+            entrances=plan.entrances,
+            up=plan.caps[0],
+            down=plan.caps[1],
             on_ready=on_ready,
             on_refresh=on_refresh,
+            on_notice=on_notice,
         )
-    )
+
+    serving = asyncio.create_task(live())
 
     def leave() -> None:
         serving.cancel()
@@ -104,3 +157,20 @@ async def _serve(
     leave_on_signals(leave)
     with contextlib.suppress(asyncio.CancelledError):
         await serving
+
+
+def _is_folder(word: str) -> bool:
+    """Whether a word names a folder, perhaps one that does not exist, and no ticket."""
+    if len(word) >= LONGEST_PATH or Path(word).is_file():
+        return False
+    return Path(word).is_dir() or not word.startswith(PREFIX)
+
+
+def _ticket_of(word: str) -> Ticket:
+    """Returns the ticket that a word is, or that is in the file or folder that it names.
+
+    Raises:
+        ConfigError: none of them.
+    """
+    is_path = len(word) < LONGEST_PATH and Path(word).exists()
+    return read_ticket(Path(word)) if is_path else parse_ticket(word)

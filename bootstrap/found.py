@@ -54,12 +54,17 @@ def found(settings: dict[str, Any], folder: Path) -> Manifest:
 def _secret(folder: Path) -> bytes:
     path = folder / SECRET
     if not path.exists():
-        temporary = folder / f".{SECRET}-{os.getpid()}"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(secrets.token_hex(SECRET_BYTES))
-        temporary.rename(path)
+        write_secret(path, secrets.token_bytes(SECRET_BYTES))
     return read_secret(path)
+
+
+def write_secret(path: Path, secret: bytes) -> None:
+    """Keeps the secret of a run by invitation; readable by its owner only."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "w") as file:
+        file.write(secret.hex())
+    temporary.rename(path)
 
 
 def read_secret(path: Path) -> bytes:

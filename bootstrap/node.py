@@ -1,30 +1,34 @@
 """A bootstrap node: an entrance to the swarm that knows the manifest. It trains nothing.
 
 It may die at any time: peers that know each other need it no more, and any peer's own ticket lets
-others in.
+others in. A run may have several nodes, started anywhere (`bootstrap.adoption`): they find each
+other like peers do.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bootstrap.found import SECRET, read_secret
 from peer.identity_file import load_identity
+from peer.net.address_book import PEERS, AddressBook
 from peer.net.config import WireConfig
 from peer.net.directory_hivemind import HivemindDirectory
 from peer.net.pace import NO_CAP, Cap
 from peer.net.wire import GrpcWire
 from peer.ports import Source
-from peer.presence import Presence, address_of, wire_addresses
+from peer.presence import Presence, wire_addresses
 from peer.run_folder import MANIFEST, SIGNATURE, read_ticket, write_ticket
 from protocol.card import Card
-from protocol.errors import ConfigError, NotAvailable, RemoteError
+from protocol.errors import ConfigError, NotAvailable, RemoteError, TransportError
 from protocol.identity import PeerId
 from protocol.machine import BlobRef
 from protocol.manifest import Manifest, parse_manifest, verify_manifest
 from protocol.messages import Note
-from protocol.ticket import Ticket
+from protocol.ticket import Address, Ticket
 
+NODE_KEY = "node.key"
 RELAY_BPS = 10e6
 """A node that trains nothing has most of its link to give; --up bounds that too."""
 
@@ -52,19 +56,23 @@ async def serve(
     announce_host: str | None,
     on_ready: Callable[[Ticket], None],
     on_refresh: Callable[[Presence], None],
+    on_notice: Callable[[str], None],
+    entrances: Sequence[Address] = (),
     up: Cap = NO_CAP,
     down: Cap = NO_CAP,
 ) -> None:
-    """Serves the run in `folder` until cancelled.
+    """Serves the run in `folder` until cancelled. The ticket there is kept up to date.
 
     Args:
-        folder: Written by `found`.
+        folder: Written by `found` or `adopt`.
         listen_host: Where wire and directory listen.
         listen_port: Of the wire; the directory listens on the next port. 0 for the
             ports of the last time, if they are free.
         announce_host: The address that others reach us at, if it is another one.
         on_ready: Called with the ticket once others can use it.
         on_refresh: Called every few seconds.
+        on_notice: Told what the user should know, in a line.
+        entrances: Where else the swarm may be entered; none of them needs to answer.
         up: Of what we send to peers.
         down: Of what we take from them.
 
@@ -72,14 +80,21 @@ async def serve(
         ConfigError: the folder holds no run, or we cannot listen there.
     """
     manifest, signature = _read(folder)
-    identity = load_identity(folder / "node.key")
+    identity = load_identity(folder / NODE_KEY)
     secret = _secret(folder, manifest)
+    former = _last_addresses(folder)
+    last_ports = [address.port for address in former if address.peer_id == identity.peer_id]
+    known = (*entrances, *(a for a in former if a.peer_id != identity.peer_id))
     directory = await HivemindDirectory.start(
         identity,
         manifest.run_id,
         listen_host=listen_host,
-        listen_port=listen_port + 1 if listen_port else _last_port(folder, identity.peer_id),
+        listen_port=listen_port + 1 if listen_port else next(iter(last_ports), 0),
         announce_host=announce_host,
+        bootstrap=known,
+        is_entrance=True,
+        book=AddressBook.read(folder / PEERS),
+        on_notice=on_notice,
     )
     presence = Presence(directory, identity.peer_id)
     config = WireConfig(
@@ -95,8 +110,9 @@ async def serve(
     )
     try:
         wire = await GrpcWire.start(identity, config, inbox=NoInbox(), addresses=presence.addresses)
-        try:
-            card = Card(
+
+        def card() -> Card:
+            return Card(
                 wire_addresses=wire_addresses(
                     directory,
                     listen_host=listen_host,
@@ -106,12 +122,27 @@ async def serve(
                 multiaddrs=tuple(directory.multiaddrs()),
                 role="bootstrap",
             )
-            await presence.announce(card)
-            addresses = tuple(address_of(maddr) for maddr in directory.multiaddrs())
-            ticket = Ticket(manifest.run_id, PeerId(manifest.founder), addresses, secret)
-            write_ticket(folder, ticket)
+
+        ticket = Ticket(manifest.run_id, PeerId(manifest.founder), known, secret)
+
+        def renew_ticket() -> None:
+            nonlocal ticket
+            renewed = presence.ticket(ticket)
+            if renewed != ticket:
+                ticket = renewed
+                write_ticket(folder, ticket)
+
+        def on_refreshed() -> None:
+            renew_ticket()
+            on_refresh(presence)
+
+        try:
+            with contextlib.suppress(TransportError):
+                await presence.announce(card())
+            await presence.refresh_quietly()
+            renew_ticket()
             on_ready(ticket)
-            await presence.run(lambda: card, lambda: on_refresh(presence))
+            await presence.run(card, on_refreshed)
         finally:
             await wire.close()
     finally:
@@ -143,11 +174,9 @@ def _secret(folder: Path, manifest: Manifest) -> bytes | None:
     return secret
 
 
-def _last_port(folder: Path, our_id: PeerId) -> int:
-    """Returns the port in the ticket that we gave out last, so that it keeps working."""
+def _last_addresses(folder: Path) -> Sequence[Address]:
+    """Returns what the ticket lists that we gave out last: old ones shall keep working."""
     try:
-        ticket = read_ticket(folder)
+        return read_ticket(folder).addresses
     except ConfigError:
-        return 0
-    ours = [address.port for address in ticket.addresses if address.peer_id == our_id]
-    return ours[0] if ours else 0
+        return ()

@@ -5,32 +5,36 @@ import contextlib
 import fcntl
 import logging
 import os
-import secrets
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from peer.birth import Birth
 from peer.config import PeerConfig
+from peer.delivered import delivered_since
 from peer.driver import Driver
 from peer.entry import check_run, find_run, places
 from peer.identity_file import load_identity
 from peer.keeper import Keeper
-from peer.life import SOFTWARE, Life, Parts
+from peer.life import SOFTWARE, AnotherLife, Life, Parts
 from peer.memory import return_large_blocks
 from peer.method import mixing_of
+from peer.net.address_book import PEERS, AddressBook
 from peer.net.config import WireConfig
 from peer.net.directory_hivemind import HivemindDirectory
 from peer.net.rates import read_rates, write_rates
 from peer.net.sockets import SocketMeter
 from peer.net.wire import GrpcWire
 from peer.presence import Presence, wire_addresses
-from peer.run_folder import MANIFEST, Run, read_run, write_run, write_ticket
+from peer.run_folder import IDENTITY, MANIFEST, Run, read_run, write_run, write_ticket
 from peer.status import PeerStatus
 from peer.telemetry import Events
 from peer.train.config import TrainerConfig
 from peer.trainer_port import TrainerGone, TrainerPort
+from peer.watchdog import Watchdog
 from protocol.errors import ConfigError
 from protocol.identity import Identity, PeerId
 from protocol.rooms import Rooms
@@ -48,16 +52,19 @@ class Peer:
 
     Args:
         config: What the operator wants.
+        status: Where to say how it goes; by default one of its own.
     """
 
-    def __init__(self, config: PeerConfig) -> None:
+    def __init__(self, config: PeerConfig, status: PeerStatus | None = None) -> None:
         self.config = config
-        self.status = PeerStatus()
+        self.status = status or PeerStatus()
         self.ticket = config.ticket
         """From `live` on, one that lists our own address."""
         self._leave = asyncio.Event()
         self._stack = contextlib.AsyncExitStack()
         self._our_id = PeerId("")
+        self.checkpoint_step: int | None = None
+        """What another life would go on from; None before this one has a checkpoint."""
         self._met: set[PeerId] = set()
         self._forgetting: set[asyncio.Task[None]] = set()
 
@@ -70,23 +77,38 @@ class Peer:
 
         Raises:
             ConfigError: something that the operator can change.
-            TrainerGone: the trainer process died.
+            TrainerGone: the trainer process died; another life may go on from the last checkpoint.
         """
         async with self._stack:
-            if await self._unless_leaving(self._start()):
-                try:
-                    await self._unless_leaving(self._train())
-                finally:  # also when something broke: what was trained is worth a checkpoint
-                    self.status.phase = "leaving"
-                    await self._say_goodbye()
+            try:
+                if await self._unless_leaving(self._start()):
+                    await self._train_and_leave()
+            except TrainerGone as error:
+                self._report_death(error)
+                raise
+
+    async def _train_and_leave(self) -> None:
+        try:
+            await self._unless_leaving(self._train())
+            self.status.phase = "leaving"
+            await self._life.finish()
+        except (AnotherLife, TrainerGone):
+            raise  # without a goodbye: another life of ours is there, or will be soon
+        except Exception:
+            await self._life.say_goodbye()
+            raise
+        finally:  # also when something broke: what was trained is worth a checkpoint
+            self.status.phase = "leaving"
+            await self._end_training()
 
     # ---- starting, step by step; the phase says what we wait for
 
     async def _start(self) -> None:
         config, status = self.config, self.status
         self._hold_folder(config.directory)
-        identity = load_identity(config.directory / "identity.key")
+        identity = load_identity(config.directory / IDENTITY)
         self._our_id = identity.peer_id
+        self._birth = Birth.after_last(config.directory, now_unix_s=time.time())
         status.phase = f"entering the swarm at {places(config)}"
         directory = await HivemindDirectory.start(
             identity,
@@ -95,12 +117,17 @@ class Peer:
             listen_port=config.listen_port + 1 if config.listen_port else 0,
             announce_host=config.announce_host,
             bootstrap=config.ticket.addresses,
+            book=AddressBook.read(config.directory / PEERS),
+            on_notice=status.notices.append,
         )
         self._stack.push_async_callback(directory.close)
+        directory.waits = status.waits
         self._presence = Presence(directory, identity.peer_id)
-        self._daemon_pid = directory.daemon_pid
+        self._directory = directory
         run = read_run(config.directory, config.ticket)
-        run = run or await find_run(identity, config, self._presence)
+        if run is None:
+            with status.waits.on("somebody who knows the run", within_s=config.wait_s):
+                run = await find_run(identity, config, self._presence)
         check_run(run, config)
         if run.manifest.method.mixing == "pairs":  # whoever averages with one need not know all
             self._presence.rooms = Rooms(self._our_id, run.manifest.run_id)
@@ -111,6 +138,8 @@ class Peer:
             config.directory / "events.jsonl", run_id=config.ticket.run_id, peer_id=self._our_id
         )
         self._stack.callback(self._events.close)
+        watching = asyncio.create_task(Watchdog(status, self._events).run())
+        self._stack.push_async_callback(_cancel, watching)
 
         await self._start_parts(identity, run)
         await self._start_training()
@@ -121,23 +150,30 @@ class Peer:
         return_large_blocks()
         torch.set_num_threads(1)  # one core is enough for the mixing; the others are the trainer's
         mixing = mixing_of(run.manifest, self._our_id)
-        self._keeper = Keeper(config.directory, run.manifest.run_id, self._our_id, mixing)
+        self._keeper = Keeper(
+            config.directory,
+            run.manifest.run_id,
+            identity,
+            mixing,
+            keep=config.keep_checkpoints,
+            notify=self._notice,
+        )
         self._mixing = mixing
-        self._checkpoint_folder = self._keeper.load() if config.resume else None
-        if self._keeper.has_checkpoint and not config.resume:
-            status.notices.append("there is a checkpoint here; --resume would go on from it")
+        goes_on = self._keeper.has_checkpoint if config.resume is None else config.resume
+        self._checkpoint_folder = self._keeper.load() if goes_on else None
         self._trainer = await TrainerPort.launch(
             self._trainer_config(),
             config.directory,
             mixing.layout,
             on_news=lambda news: self._life.on_news(news),
+            waits=status.waits,
         )
         self._stack.push_async_callback(self._trainer.close)
         self._trainer_life = asyncio.create_task(self._trainer.run())
         self._stack.push_async_callback(_cancel, self._trainer_life)
         self._driver = Driver(
             self._our_id,
-            secrets.token_hex(8),
+            self._birth.life,
             run.manifest,
             mixing,
             events=self._events,
@@ -160,6 +196,7 @@ class Peer:
         self._stack.push_async_callback(self._forget_all)
         parts = Parts(
             our_id=self._our_id,
+            birth=self._birth,
             manifest=run.manifest,
             mixing=mixing,
             driver=self._driver,
@@ -172,30 +209,49 @@ class Peer:
             reach=lambda: (reach.reachability, reach.relays),
         )
         self._life = Life(parts, evaluate_every_rounds=config.evaluate_every_rounds)
-        self._meter = SocketMeter([os.getpid(), self._daemon_pid])
+        self._meter = SocketMeter([os.getpid()])
         status.is_counted_by_kernel = SocketMeter.is_supported()
 
     async def _start_training(self) -> None:
         status = self.status
         status.phase = "loading the text"
-        hello = await self._trainer.hello
+        with status.waits.on("the trainer to load", until="model and text are loaded"):
+            hello = await self._trainer.hello
         if hello.validation_problem:
             status.notices.append(hello.validation_problem)
             logger.info("%s", hello.validation_problem)  # the screen shows the notice
         ticket = str(self.ticket) if not self.ticket.secret else "(secret)"
         if self._checkpoint_folder is not None:
             status.phase = f"resuming from {self._checkpoint_folder}"
-            await self._life.resume(self._checkpoint_folder, device=hello.device, ticket=ticket)
+            delivered = self._delivered()
+            await self._life.resume(
+                self._checkpoint_folder, delivered, device=hello.device, ticket=ticket
+            )
+            self.checkpoint_step = status.step
             return
-        showing = asyncio.create_task(self._show_fetch())
+        num_fragments = len(self._mixing.outer)
+        total = sum(self._mixing.state_bytes(fragment) for fragment in range(num_fragments))
+        showing = asyncio.create_task(self._show_fetch(total))
         try:
-            await self._life.enter(wait_s=self.config.wait_s, device=hello.device, ticket=ticket)
+            with status.waits.on(
+                "the model",
+                until="the trainer starts from it",
+                progress=lambda: (self._wire.counters.received["state"], total),
+            ):
+                await self._life.enter(
+                    wait_s=self.config.wait_s, device=hello.device, ticket=ticket
+                )
         finally:
             await _cancel(showing)
 
-    async def _show_fetch(self) -> None:
-        num_fragments = len(self._mixing.outer)
-        total = sum(self._mixing.state_bytes(fragment) for fragment in range(num_fragments))
+    def _delivered(self) -> list[int]:
+        """Returns the fragments of which the swarm has the checkpoint's own work already."""
+        if self._mixing.goes_ahead:  # there, what is on its way is part of the outer state
+            return []
+        rounds = [outer.round for outer in self._mixing.outer]
+        return delivered_since(self.config.directory / "events.jsonl", rounds)
+
+    async def _show_fetch(self, total: int) -> None:
         while True:
             received_frac = self._wire.counters.received["state"] / total
             self.status.phase = f"fetching the model from another peer: {received_frac:.0%}"
@@ -254,8 +310,9 @@ class Peer:
         self._wire.reach.on_cards(presence.cards, self._addresses())
         ticket = presence.ticket(self.ticket)
         if ticket != self.ticket:  # whoever we know lets us and others in again
-            self.ticket = ticket
-            write_ticket(self.config.directory, ticket)
+            with contextlib.suppress(OSError):  # a full disk; the next look tries again
+                write_ticket(self.config.directory, ticket)
+                self.ticket = ticket
         for peer in self._met - presence.reachable:
             task = asyncio.create_task(self._wire.forget(peer))
             self._forgetting.add(task)
@@ -266,6 +323,7 @@ class Peer:
         while True:
             self.status.phase = self._driver.waiting_for()
             if self.status.is_counted_by_kernel:
+                self._meter.pids = os.getpid(), self._directory.daemon_pid
                 with contextlib.suppress(OSError):  # the next count has these bytes too
                     self.status.sent_bytes, self.status.received_bytes = self._meter.sample()
             else:
@@ -284,27 +342,50 @@ class Peer:
             self._keep_rates()
             await self._checkpoint()
 
-    async def _checkpoint(self) -> None:
+    async def _checkpoint(self, *, is_last: bool = False) -> None:
         try:
-            path = await self._keeper.save(self._trainer, self.status.step)
+            with self.status.waits.on("a checkpoint", until="it is on the disk"):
+                path = await self._keeper.save(self._trainer, self.status.step, is_last=is_last)
         except (ConfigError, OSError) as error:
             self.status.notices.append(f"no checkpoint: {error}")
             logger.warning("no checkpoint: %s", error)
             return
-        self._events.write("checkpoint", path=str(path), step=self.status.step)
+        self.status.checkpointed_s = self.status.waits.now_s()
+        self.checkpoint_step = int(path.name.split("-")[1])
+        self._events.write("checkpoint", path=str(path), step=self.checkpoint_step)
 
     # ---- leaving
 
-    async def _say_goodbye(self) -> None:
+    def _report_death(self, error: TrainerGone) -> None:
+        step = self.checkpoint_step
+        self._events.write(
+            "trainer_died",
+            reason=str(error),
+            exit_code=error.exit_code,
+            step=self.status.step,
+            checkpoint_step=step,
+        )
+        origin = "the swarm's state" if step is None else f"the checkpoint of step {step}"
+        self.status.notices.append(
+            f"{error}; this peer goes on from {origin}, and what it did since then is lost to "
+            "itself only"
+        )
+
+    async def _end_training(self) -> None:
         try:
-            async with asyncio.timeout(LEAVE_S):
-                await self._life.leave(self._checkpoint)
+            with self.status.waits.on("leaving in order", within_s=LEAVE_S):
+                async with asyncio.timeout(LEAVE_S):
+                    await self._life.leave(lambda: self._checkpoint(is_last=True))
         except TimeoutError:
             logger.warning("left without a last checkpoint: it took over %g s", LEAVE_S)
         except TrainerGone as error:
             logger.info("no last checkpoint: %s", error)
 
     # ---- plumbing
+
+    def _notice(self, text: str) -> None:
+        self.status.notices.append(text)
+        logger.warning("%s", text)
 
     async def _forget_all(self) -> None:
         for task in list(self._forgetting):

@@ -61,6 +61,7 @@ class Bench:
         heard: Of each member, the grains of our part that are in the average.
         is_reduced: What was heard of our part is averaged with our own.
         has_landed: Nothing is taken in any more.
+        landed_round: Where that led to.
     """
 
     terms: Terms
@@ -73,6 +74,7 @@ class Bench:
     heard: defaultdict[PeerId, set[int]] = field(default_factory=lambda: defaultdict(set))
     is_reduced: bool = False
     has_landed: bool = False
+    landed_round: int = 0
     _means: dict[tuple[int, int], WeightedMean] = field(default_factory=dict)
 
     def mean(self, start: int, stop: int) -> WeightedMean:
@@ -82,6 +84,11 @@ class Bench:
             place = self.average[start:stop]
             mean = self._means[start, stop] = WeightedMean.in_place(place)
         return mean
+
+    @property
+    def shared_bytes(self) -> int:
+        """What the encoded averages weigh."""
+        return sum(made.grains.size_bytes for made in self.shared.values())
 
     def take_average(self) -> Tensor:
         """Returns the whole average, and lets go of it."""

@@ -15,7 +15,9 @@ class PeerConfig:
     ticket: Ticket
     directory: Path
     """Identity, events and checkpoints of this peer."""
-    resume: bool = False
+    resume: bool | None = None
+    """Whether to go on from the last checkpoint: True demands one, None takes one that is there,
+    False begins anew."""
     device: str = "auto"
     threads: int = 0
     """CPU threads of the trainer; 0 lets torch choose."""
@@ -32,10 +34,13 @@ class PeerConfig:
     evaluate_every_rounds: int = 5
     evaluation_bytes: int = 64 * 1024
     checkpoint_every_s: float = 300.0
+    keep_checkpoints: int = 2
     wait_s: float = 60.0
     """How long to look for somebody who knows the run."""
     allow_text_recipe: bool = False
     """Whether a manifest may name files of this machine as training text."""
+    metrics: tuple[str, int] | None = None
+    """Host and port at which Prometheus may ask for metrics."""
 
 
 def cap_of(option: str, text: str | None) -> Cap:
@@ -61,3 +66,15 @@ def parse_listen(text: str) -> tuple[str, int]:
     if port and not (is_number and int(port) < 65535):
         raise ConfigError(f"--listen {text}: the port must be a number below 65535")
     return host or "127.0.0.1", int(port or 0)
+
+
+def parse_metrics(text: str) -> tuple[str, int]:
+    """Returns host and port of `PORT`, `:PORT`, `HOST:PORT` or `[IPv6]:PORT`.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) <= 65535):
+        raise ConfigError(f"--metrics {text}: it is [HOST:]PORT, with a port from 1 to 65535")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)

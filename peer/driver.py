@@ -17,19 +17,24 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from peer.blobs import FrameSink, FrameSource, StateSink, StateSource
+from peer.blobs import FrameSink, FrameSource
 from peer.budget import Budget
+from peer.catch_up import CatchingUp
+from peer.exchange_waits import ExchangeWaits
 from peer.exchanges import new_exchange
 from peer.mixing import Mixing
 from peer.moves import Moves
 from peer.net.refusals import RefusalLog
+from peer.pins import Pins
 from peer.ports import Source, Wire
+from peer.recovery import Recovery
 from peer.status import PeerStatus
 from peer.telemetry import EventLog
 from peer.train import lines
 from peer.trainer_port import TrainerPort
+from peer.vigil import Vigil, failure_of
 from protocol.errors import NotAvailable, RemoteError, TransportError
-from protocol.exchange import Exchange, ExchangeConfig, Phase
+from protocol.exchange import Exchange, ExchangeConfig, Failure, Phase
 from protocol.identity import PeerId
 from protocol.machine import (
     BlobRef,
@@ -55,6 +60,9 @@ Key = tuple[int, bytes]
 
 REMEMBERED_OFFERS = 64
 MIN_HOLD_S = 0.1
+QUIET_S = 0.5
+"""Whoever leaves waits so long for what others were about to begin with it, or still fetch."""
+FINISH_POLL_S = 0.05
 
 
 class Driver:
@@ -88,6 +96,8 @@ class Driver:
         self._timers: dict[int, asyncio.TimerHandle] = {}
         loop = asyncio.get_running_loop()
         self._budget = Budget(mixing, manifest)
+        self._pins = Pins(mixing, loop.time)
+        self._listed = ExchangeWaits(status.waits)
         self._moves = Moves(mixing, self._make, lambda: status.step, self._on_grain)
         self._newest_task: dict[Key, asyncio.Task[None]] = {}
         """Of each exchange: offer, reduction and landing follow one another."""
@@ -103,6 +113,7 @@ class Driver:
         self._failed: asyncio.Future[None] = loop.create_future()
         self._loop = loop
         self._wire: Wire | None = None
+        self._is_leaving = self._has_entered = False
         self.on_landed: Callable[[int], None] = lambda round: None
         """Called with the round whenever all fragments have landed once more."""
         self.knows: Callable[[PeerId], bool] = lambda peer: peer in status.members
@@ -113,6 +124,10 @@ class Driver:
     def begin(self, trainer: TrainerPort, wire: Wire) -> None:
         """Makes the machines, at the rounds of the mixing; from now on events count."""
         self._wire = wire
+        progress_s = self._manifest.round.progress_s
+        self._vigil = Vigil(wire, progress_s=progress_s)
+        catching_up = CatchingUp(self.mixing, wire, progress_s=progress_s, events=self._events)
+        self._recovery = Recovery(self.mixing, self._moves, catching_up, self._events)
         self._moves.begin(trainer)
         self.mixing.landed = list(self.mixing.outer)
         for fragment, outer in enumerate(self.mixing.outer):
@@ -128,13 +143,31 @@ class Driver:
                 group_size=self._manifest.method.group_size,
             )
             mixing = self._manifest.method.mixing
-            self._machines.append(
-                new_exchange(mixing, config, round=outer.round, anchor_digest=outer.digest)
-            )
+            machine = new_exchange(mixing, config, round=outer.round, anchor_digest=outer.digest)
+            machine.lineage = outer.lineage
+            self._machines.append(machine)
 
     async def wait(self) -> None:
         """Waits until a task fails in a way that nobody foresaw, and raises that."""
         await self._failed
+
+    async def finish(self, limit_s: float) -> None:
+        """Begins no more exchanges, and waits for the end of those that others count us in.
+
+        Args:
+            limit_s: So long at most.
+        """
+        self._is_leaving = True
+        for fragment in range(len(self._machines)):
+            self._feed(fragment, lambda machine, now_s: machine.on_leaving(now_s=now_s))
+        if not self._status.members:
+            return
+        quiet_since_s = self._loop.time()
+        deadline_s = quiet_since_s + limit_s
+        while self._loop.time() < min(deadline_s, quiet_since_s + QUIET_S):
+            await asyncio.sleep(FINISH_POLL_S)
+            if any(machine.is_counted_in for machine in self._machines):
+                quiet_since_s = self._loop.time()
 
     async def close(self) -> None:
         """Stops all tasks and jobs; no landing reaches the trainer any more."""
@@ -145,20 +178,35 @@ class Driver:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._machines.clear()
+        self._listed.close()
         self._worker.shutdown(wait=False, cancel_futures=True)
         if not self._failed.done():
             self._failed.cancel()
 
     # ---- events
 
-    def on_members(self, others: tuple[PeerId, ...], holders: tuple[PeerId, ...] = ()) -> None:
+    def on_members(
+        self,
+        others: tuple[PeerId, ...],
+        holders: tuple[PeerId, ...] = (),
+        left: tuple[PeerId, ...] = (),
+    ) -> None:
         """These other peers are believed to live; holders train no more, but want each anchor."""
         self._status.members = others
+        self._pins.expire()
         for fragment in range(len(self._machines)):
             self._feed(
                 fragment,
-                lambda machine, now_s: machine.on_members(others, holders, now_s=now_s),
+                lambda machine, now_s: machine.on_members(others, holders, left, now_s=now_s),
             )
+            if (others or holders) and not self._has_entered:
+                self._feed(fragment, lambda machine, now_s: machine.on_entered())
+        self._has_entered |= bool(self._machines and (others or holders))
+
+    def on_slept(self, slept_s: float) -> None:
+        """This machine was away: what it has is old, and perhaps of no use to others any more."""
+        for fragment in range(len(self._machines)):
+            self._feed(fragment, lambda machine, now_s: machine.on_slept(now_s=now_s))
 
     @property
     def has_nothing_to_give(self) -> bool:
@@ -190,23 +238,25 @@ class Driver:
         """Returns what a peer may have of us; waits a little for what is to be made."""
         if not self._machines or ref.fragment >= len(self._machines):
             raise NotAvailable("this peer has only just started")
+        if ref.kind == "index":
+            index = await self._pins.index(ref.fragment, ref.exchange_id)
+            self._events.write("state_offered", to=src, fragment=ref.fragment, round=index.round)
+            return index
         if ref.kind == "state":
-            copy = self.mixing.outer[ref.fragment].copy
-            vectors = [copy.anchor, *(copy.state[name] for name in sorted(copy.state))]
-            state = StateSource(vectors, copy.round)
-            self._events.write(
-                "state_served", to=src, round=copy.round, size_bytes=state.size_bytes
-            )
-            return state
+            return self._pins.state(ref.fragment, ref.exchange_id)
         if ref.kind == "part" and self._is_kept_from(src, ref):
             raise NotAvailable("this contribution is for others")
         hold_s = max(MIN_HOLD_S, self._manifest.round.progress_s / 2)
         try:
             async with asyncio.timeout(hold_s):
                 while (made := self.mixing.made(ref)) is None:
+                    if ref.kind == "average" and not self._machines[ref.fragment].expects(ref):
+                        raise NotAvailable("not here, nor will it be")
                     await self._made.wait()
         except TimeoutError:
             raise NotAvailable("not here, or not yet") from None
+        if ref.kind == "average" and self.mixing.is_past(ref):
+            self._pins.touch(ref.fragment)
         members = self._offers.get(_key_of(ref)) if ref.kind == "part" else None
         if members is not None and src not in members:  # known only since it is offered
             raise NotAvailable("this contribution is for others")
@@ -216,6 +266,10 @@ class Driver:
         """Whether a contribution is for others; one that is not offered yet may be for anybody."""
         members = self._offers.get(_key_of(ref))
         return src not in members if members is not None else self.mixing.made(ref) is not None
+
+    def phases(self) -> list[Phase]:
+        """Returns where the exchange of each fragment stands."""
+        return [machine.phase for machine in self._machines]
 
     def waiting_for(self) -> str:
         """Returns in words what the exchange is at, for people."""
@@ -232,9 +286,11 @@ class Driver:
         machine, loop = self._machines[fragment], self._loop
         machine.up_bps = min(int(self._net.up_bps), MAX_BPS - 1)
         machine.wanted_codec = self._budget.codec(machine.up_bps)
+        machine.replayable_from = self.mixing.replayable_from(fragment)
         event(machine, loop.time())
         for effect in machine.drain():
             self._perform(effect)
+        self._listed.follow(machine)
         if fragment in self._timers:
             self._timers.pop(fragment).cancel()
         due_s = machine.next_deadline_s()
@@ -251,7 +307,7 @@ class Driver:
     def _offer_snapshot(self, fragment: int) -> None:
         """A snapshot in our hands is always the machine's as soon as it can use it."""
         machine, tokens = self._machines[fragment], self._moves.tokens(fragment)
-        if tokens and machine.phase is Phase.IDLE:
+        if tokens and machine.phase is Phase.IDLE and not self._is_leaving:
             self._feed(fragment, lambda machine, now_s: machine.on_departed(tokens, now_s=now_s))
 
     def _perform(self, effect: Effect) -> None:
@@ -297,7 +353,8 @@ class Driver:
 
     async def _send(self, effect: Send) -> None:
         try:
-            await self._net.send(effect.dst, effect.note)
+            with self._listed.send(effect):
+                await self._vigil.send(effect.dst, effect.note)
         except (TransportError, RemoteError) as error:
             self._events.write("note_lost", to=effect.dst, reason=str(error))
             self._feed(
@@ -331,20 +388,22 @@ class Driver:
                 self.mixing.missing(effect),
                 lambda grain, frame: self._collect(effect, grain, frame),
             )
-            await self._net.fetch(src, ref, sink)
+            with self._listed.fetch(effect, self._manifest.round.exchange_s, sink.progress):
+                await self._vigil.fetch(src, ref, sink)
         except (TransportError, RemoteError) as error:
-            is_alive = isinstance(error, NotAvailable)
+            failure = failure_of(error)
             if isinstance(error, RemoteError):
                 self._refusals.refuse(src, type(error).__name__, str(error))
                 self._events.write("transfer_refused", src=src, blob=ref.kind, reason=str(error))
-            elif not is_alive:
+            elif failure is not Failure.ABSENT:
                 self._events.write("transfer_failed", src=src, blob=ref.kind, reason=str(error))
             self._feed(
                 ref.fragment,
                 lambda machine, now_s: machine.on_fetch_failed(
-                    src, ref, is_alive=is_alive, now_s=now_s
+                    src, ref, failure=failure, now_s=now_s
                 ),
             )
+            self._wake()  # others may have waited for it to come from us
             return
         self._feed(ref.fragment, lambda machine, now_s: machine.on_fetched(src, ref, now_s=now_s))
 
@@ -371,26 +430,33 @@ class Driver:
             contributed=not effect.rebase_on_anchor,
             step=status.step,
         )
-        self._feed(
-            effect.fragment,
-            lambda machine, now_s: machine.on_landed(new.round, new.digest, now_s=now_s),
-        )
+
+        def report(machine: Exchange, now_s: float) -> None:
+            machine.lineage = new.lineage
+            machine.on_landed(new.round, new.digest, now_s=now_s)
+
+        self._feed(effect.fragment, report)
 
     async def _catch_up(self, effect: CatchUp) -> None:
-        fragment = effect.fragment
-        new = self.mixing.outer[fragment]
+        fragment, members = effect.fragment, self._status.members
+        old, is_kept = self.mixing.outer[fragment], False
         try:
-            sink = StateSink(self.mixing.state_lengths(fragment))
-            await self._net.fetch(effect.src, BlobRef("state", fragment), sink)
-            new = await self._moves.take_over(fragment, sink)
-            self._count_rounds()
-            self._events.write("caught_up", fragment=fragment, round=new.round, src=effect.src)
+            with self._listed.catch_up(effect, self._recovery.progress):
+                is_kept = not await self._recovery.recover(effect, members)
         except (TransportError, RemoteError) as error:
-            self._events.write("catching_up_failed", src=effect.src, reason=str(error))
-        self._feed(
-            fragment,
-            lambda machine, now_s: machine.on_caught_up(new.round, new.digest, now_s=now_s),
-        )
+            self._events.write("catching_up_failed", src=effect.donors[0], reason=str(error))
+        self._count_rounds()
+        new = self.mixing.outer[fragment]
+        assert not is_kept or new is old
+
+        def report(machine: Exchange, now_s: float) -> None:
+            if is_kept:
+                machine.on_kept(now_s=now_s)
+            else:
+                machine.lineage = new.lineage
+                machine.on_caught_up(new.round, new.digest, now_s=now_s)
+
+        self._feed(fragment, report)
 
     def _count_rounds(self) -> None:
         """Says when all fragments have landed once more."""
@@ -400,6 +466,7 @@ class Driver:
             self.on_landed(round)
 
     def _tell(self, effect: Tell) -> None:
+        self._listed.hear(effect)
         if effect.event == "exchange_failed":
             self._status.exchanges_failed += 1
         if effect.event == "exchange_begins":

@@ -2,24 +2,25 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
-from peer.blobs import StateSink
+from peer.catch_up import CatchingUp, agreed
 from peer.config import PeerConfig
 from peer.method import check_method
 from peer.mixing import Mixing
 from peer.net.wire import fetch_manifest
-from peer.ports import Wire
 from peer.presence import Presence
 from peer.run_folder import Run
 from protocol.errors import ConfigError, RemoteError, RunMismatch, TransportError
 from protocol.identity import Identity, PeerId
 from protocol.lottery import donor_order
-from protocol.machine import BlobRef
 from protocol.manifest import Manifest, verify_manifest
 
 logger = logging.getLogger(__name__)
 
 ASK_AGAIN_S = 0.3
+MAX_FRAGMENTS = 4
+"""Under way at once."""
 SLACK_FRAC = 0.1
 """Without a common anchor, rounds differ from peer to peer and mean little."""
 
@@ -76,18 +77,24 @@ def check_run(run: Run, config: PeerConfig) -> None:
 
 
 async def fetch_state(
-    mixing: Mixing, wire: Wire, presence: Presence, manifest: Manifest, *, wait_s: float
+    mixing: Mixing,
+    catching_up: CatchingUp,
+    presence: Presence,
+    manifest: Manifest,
+    *,
+    wait_s: float,
 ) -> tuple[PeerId | None, int]:
-    """Takes anchors, outer state and rounds from one of the peers that are farthest.
+    """Takes anchors, outer state and rounds from the peers that are farthest.
 
     Returns:
-        The donor, and the step of the run that it is at; or None and 0 when nobody has come farther
-        than the initial anchor, or nobody could give it within `wait_s`: then the exchange will
-        tell us that we are behind, and we catch up.
+        One of the donors, and the step of the run that it is at; or None and 0 when nobody has come
+        farther than the initial anchor, or nobody could give it within `wait_s`: then the exchange
+        will tell us that we are behind, and we catch up.
     """
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + wait_s
     slack_frac = SLACK_FRAC if manifest.method.mixing != "all" else 0.0
+    todo = list(range(len(mixing.outer)))
     while True:
         cards = presence.cards
         rounds = {
@@ -96,26 +103,51 @@ async def fetch_state(
             if cards[peer].round > 0
         }
         donors = donor_order(presence.our_id, rounds, run_id=manifest.run_id, slack_frac=slack_frac)
-        for donor in donors:
-            if await _fetch_from(donor, mixing, wire):
-                return donor, cards[donor].step
+        if donors:
+            todo = await _fetch_from(donors, todo, mixing, catching_up)
+        if donors and not todo:
+            return donors[0], max(cards[peer].step for peer in donors)
         if not donors or loop.time() >= deadline_s:
             return None, 0
         await asyncio.sleep(ASK_AGAIN_S)
         await presence.refresh_quietly()
 
 
-async def _fetch_from(donor: PeerId, mixing: Mixing, wire: Wire) -> bool:
-    try:
-        for fragment in range(len(mixing.outer)):
-            sink = StateSink(mixing.state_lengths(fragment))
-            await wire.fetch(donor, BlobRef("state", fragment), sink)
-            # Hashing a large model takes seconds in which others must be answered.
-            await asyncio.to_thread(mixing.load_state_blob, fragment, sink.whole(), sink.round)
-    except (RemoteError, TransportError) as error:
-        logger.warning("%s could not give us the model: %s", donor, error)
-        return False
-    return True
+async def _fetch_from(
+    donors: Sequence[PeerId], fragments: Sequence[int], mixing: Mixing, catching_up: CatchingUp
+) -> list[int]:
+    """Returns the fragments that could not be had."""
+    # Where anchors are common, all donors give one fragment; elsewhere each gives another one.
+    at_once = asyncio.Semaphore(1 if mixing.is_common else min(MAX_FRAGMENTS, len(donors)))
+    missing: list[int] = []
+
+    async def fetch(fragment: int) -> None:
+        first = 0 if mixing.is_common else fragment % len(donors)
+        turn = [*donors[first:], *donors[:first]]
+        # Elsewhere no two states are equal, either, so those who have one are asked one by one.
+        attempts = [turn] if mixing.is_common else [[donor] for donor in turn]
+        async with at_once:
+            for asked in attempts:
+                try:
+                    survey = await catching_up.survey(fragment, asked)
+                    state = await catching_up.fetch(fragment, survey)
+                    index = agreed(survey)
+                    # Hashing a large model takes seconds in which others must be answered.
+                    await asyncio.to_thread(
+                        mixing.load_state_blob,
+                        *(fragment, state.whole(), index.round),
+                        lineage=index.lineage,
+                    )
+                except (RemoteError, TransportError) as error:
+                    logger.warning("fragment %d could not be had: %s", fragment, error)
+                else:
+                    return
+        missing.append(fragment)
+
+    async with asyncio.TaskGroup() as group:
+        for fragment in fragments:
+            group.create_task(fetch(fragment))
+    return sorted(missing)
 
 
 def places(config: PeerConfig) -> str:

@@ -6,14 +6,18 @@ peer does with them is the same.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peer.birth import Birth
+from peer.catch_up import CatchingUp
 from peer.driver import Driver
 from peer.entry import fetch_state
 from peer.mixing import Mixing
+from peer.nap import awake_or_not_s, watch_for_naps
 from peer.ports import Wire
 from peer.presence import Presence
 from peer.status import PeerStatus
@@ -21,13 +25,19 @@ from peer.telemetry import EventLog
 from peer.train import lines
 from peer.trainer_port import TrainerPort
 from protocol.card import Card, Reachability
-from protocol.errors import TransportError
+from protocol.errors import ConfigError, TransportError
 from protocol.identity import PeerId
 from protocol.manifest import Manifest
 
 SOFTWARE = "thinwire/0.1.0"
 GOODBYE_S = 1.0
 """Telling the directory that we leave may take so long."""
+FINISH_S = 3.0
+"""Finishing the exchange that is under way when we leave may take so long."""
+
+
+class AnotherLife(ConfigError):
+    """Somebody else runs with our identity, and began later."""
 
 
 async def _nothing() -> None:
@@ -39,6 +49,7 @@ class Parts:
     """What a living peer is made of."""
 
     our_id: PeerId
+    birth: Birth
     manifest: Manifest
     mixing: Mixing
     driver: Driver
@@ -51,6 +62,8 @@ class Parts:
     """Returns host:port candidates at which others reach our wire."""
     reach: Callable[[], tuple[Reachability, tuple[PeerId, ...]]] = lambda: ("direct", ())
     """Returns whether others can dial us, and who else passes calls on to us."""
+    clock: Callable[[], float] = awake_or_not_s
+    """Returns seconds that go on while this machine sleeps."""
 
 
 class Life:
@@ -66,8 +79,10 @@ class Life:
         self._evaluate_every_rounds = evaluate_every_rounds
         self._background: asyncio.TaskGroup | None = None
         self._training: asyncio.Task[None] | None = None
+        self._has_entered = False
         self.on_refresh: Callable[[], None] = lambda: None
         """Called whenever the directory has been read."""
+        parts.presence.on_own = self._on_own_card
 
     async def enter(self, *, wait_s: float, **facts: object) -> None:
         """Takes the state of a peer that is farthest, and starts the trainer from it.
@@ -78,8 +93,13 @@ class Life:
         """
         parts, status = self._parts, self._parts.status
         await parts.presence.refresh_quietly()
+        self.catching_up = CatchingUp(
+            *(parts.mixing, parts.wire),
+            progress_s=parts.manifest.round.progress_s,
+            events=parts.events,
+        )
         donor, step = await fetch_state(
-            parts.mixing, parts.wire, parts.presence, parts.manifest, wait_s=wait_s
+            parts.mixing, self.catching_up, parts.presence, parts.manifest, wait_s=wait_s
         )
         # The donor's card may be some seconds old, its round is not.
         interval_steps = parts.manifest.method.schedule.interval_steps
@@ -87,11 +107,27 @@ class Life:
         await parts.trainer.start(self._anchors(), step=status.step, tokens=0)
         self._say_joined(donor, facts)
 
-    async def resume(self, checkpoint: Path, **facts: object) -> None:
-        """Goes on from a checkpoint whose outer half is in the mixing already."""
+    async def resume(
+        self, checkpoint: Path, delivered: Sequence[int] = (), **facts: object
+    ) -> None:
+        """Goes on from a checkpoint whose outer half is in the mixing already.
+
+        Args:
+            checkpoint: Its folder.
+            delivered: Fragments of which the swarm has the work already that is on top of the
+                anchor; they begin at the anchor.
+            facts: For the event log.
+        """
+        trainer, outer = self._parts.trainer, self._parts.mixing.outer
         await self._parts.presence.refresh_quietly()
-        started = await self._parts.trainer.resume(str(checkpoint), self._anchors())
+        started = await trainer.resume(str(checkpoint), self._anchors())
         self._parts.status.step, self._parts.status.tokens = started.step, started.tokens
+        for fragment in delivered:
+            departed = await trainer.depart(fragment) or await trainer.refresh(fragment)
+            state = outer[fragment]
+            await trainer.land(
+                fragment, state.round, state.anchor, base=None, tokens=departed.tokens
+            )
         self._say_joined(None, facts)
 
     async def train(
@@ -102,7 +138,11 @@ class Life:
         Args:
             trainer_life: Ends when the trainer does.
             beside: What else goes on meanwhile.
+
+        Raises:
+            AnotherLife: another process has our identity; it stays, and we go.
         """
+        self._has_entered = True
         driver, presence = self._parts.driver, self._parts.presence
         driver.on_landed = self._on_landed
         driver.knows = presence.knows
@@ -119,20 +159,29 @@ class Life:
                     presence.run(self._card, self._on_refresh),
                     driver.wait(),
                     watch_trainer(),
+                    watch_for_naps(self._parts.clock, self._on_slept),
                     *beside,
                 ):
                     group.create_task(work)
         finally:
             self._background = None
 
+    async def finish(self) -> None:
+        """Says goodbye, and meanwhile finishes what others have counted us in."""
+        with self._parts.status.waits.on("the last exchange", within_s=FINISH_S):
+            await asyncio.gather(self.say_goodbye(), self._parts.driver.finish(FINISH_S))
+
     async def leave(self, last: Callable[[], Awaitable[None]] = _nothing) -> None:
-        """Says goodbye, does what is to be done last, and ends the trainer."""
-        with contextlib.suppress(TransportError, TimeoutError):
-            async with asyncio.timeout(GOODBYE_S):
-                await self._parts.presence.announce(self._card("left"))
+        """Does what is to be done last, and ends the trainer."""
         await last()
         self._parts.events.write("left", **self.progress())
         await self._parts.trainer.leave()
+
+    async def say_goodbye(self) -> None:
+        """Tells the directory, if anybody can be asked now, so that nobody waits for us."""
+        with contextlib.suppress(TransportError, TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                await self._parts.presence.announce(self._card("left"))
 
     def on_news(self, news: lines.Progress | lines.Departed) -> None:
         """The trainer says something that nobody asked for."""
@@ -142,6 +191,7 @@ class Life:
         status = self._parts.status
         status.step, status.tokens = news.step, news.tokens
         status.tokens_per_s, status.overhead_s = news.tokens_per_s, news.overhead_s
+        status.step_s, status.progressed_s = news.step_s, status.waits.now_s()
         status.longest_gap_s, status.waited_s = news.longest_gap_s, news.waited_s
         status.loss_bits_per_byte, status.is_done = news.loss_bits_per_byte, news.is_done
 
@@ -163,6 +213,7 @@ class Life:
             "exchanges_done": status.exchanges_done,
             "exchanges_failed": status.exchanges_failed,
             "contributions": status.contributions,
+            "contributed_tokens": status.contributed_tokens,
             "is_done": status.is_done,
         }
 
@@ -181,11 +232,33 @@ class Life:
     def _on_refresh(self) -> None:
         parts = self._parts
         members, holders = parts.presence.members(), parts.presence.holders()
-        parts.driver.on_members(members, holders)
+        parts.driver.on_members(members, holders, parts.presence.left())
         parts.status.swarm_tokens = parts.status.tokens + sum(
             parts.presence.cards[peer].tokens for peer in (*members, *holders)
         )
         self.on_refresh()
+
+    def _on_own_card(self, card: Card) -> None:
+        """There is, or was, a card of ours.
+
+        Raises:
+            AnotherLife: it is that of a life that began after ours.
+        """
+        birth = self._parts.birth
+        if not self._has_entered:
+            birth.follow(card)
+        elif birth.gives_way_to(card):
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(card.began_unix_s))
+            raise AnotherLife(
+                f"another peer runs with this identity since {since} UTC, so this one has ended; "
+                "if its folder was copied, delete identity.key in one of the two"
+            )
+
+    def _on_slept(self, slept_s: float) -> None:
+        parts = self._parts
+        parts.events.write("slept", slept_s=slept_s)
+        parts.presence.look_again()
+        parts.driver.on_slept(slept_s)
 
     def _on_landed(self, round: int) -> None:
         every = self._evaluate_every_rounds
@@ -229,4 +302,6 @@ class Life:
             relays=relays,
             up_bps=int(parts.wire.up_bps),
             down_bps=int(parts.wire.down_bps),
+            life=parts.birth.life,
+            began_unix_s=parts.birth.began_unix_s,
         )

@@ -25,6 +25,7 @@ from peer.bench import Bench, GrainsMade
 from peer.memory import Vectors
 from protocol.errors import LocalProtocolError, MalformedMessage, NotAvailable, ThinwireError
 from protocol.identity import PeerId
+from protocol.lineage import EMPTY, Lineage
 from protocol.machine import BlobRef, Fetch, Land, Offer, Reduce
 from protocol.terms import Terms
 
@@ -44,6 +45,8 @@ class OuterState:
 
     copy: OuterCopy
     digest: bytes
+    lineage: Lineage = EMPTY
+    """Of the anchor, where anchors are common."""
 
     @property
     def anchor(self) -> Tensor:
@@ -94,6 +97,13 @@ class Mixing:
         """As `outer`, but only what the trainer has landed: what a checkpoint may hold."""
         self._benches: OrderedDict[tuple[int, bytes], Bench] = OrderedDict()
         """By fragment and exchange: ids come from others, who may use one twice."""
+        self._kept_after: dict[int, int] = {}
+        """Of fragments whose states others are fetching, the oldest such round."""
+
+    @property
+    def is_common(self) -> bool:
+        """Whether all peers' anchors are to be equal."""
+        return self._is_common
 
     @property
     def goes_ahead(self) -> bool:
@@ -136,12 +146,31 @@ class Mixing:
             bench = self._benches[key] = Bench(
                 terms, self._vectors.empty(self._num_elements(fragment))
             )
-            same = [key for key in self._benches if key[0] == fragment]
-            for old in same[:-1]:
-                self._benches[old].withdraw()  # whoever was in it has had a whole round
-            for old in same[:-KEPT_EXCHANGES]:
-                self._benches.pop(old).close()
+            self._clear(fragment)
         return bench
+
+    def keep_after(self, fragment: int, round: int | None) -> None:
+        """Keeps the averages of all rounds after this one, for those who will replay them.
+
+        They may weigh as much as the state that these are fetching: a link that cannot carry so
+        much in that time could not take part in the rounds either. None ends it.
+        """
+        if round is None:
+            self._kept_after.pop(fragment, None)
+        else:
+            self._kept_after[fragment] = round
+
+    def _clear(self, fragment: int) -> None:
+        """Frees the exchanges of this fragment that nobody needs any more."""
+        same = [key for key in self._benches if key[0] == fragment]
+        for old in same[:-1]:
+            self._benches[old].withdraw()  # whoever was in it has had a whole round
+        room_bytes, after = self.state_bytes(fragment), self._kept_after.get(fragment)
+        for old in reversed(same[:-KEPT_EXCHANGES]):
+            bench = self._benches[old]
+            room_bytes -= bench.shared_bytes
+            if after is None or bench.landed_round <= after or room_bytes < 0:
+                self._benches.pop(old).close()
 
     def made(self, ref: BlobRef) -> GrainsMade | None:
         """Returns a `part` or `average` that we can serve, or None if we have it not (yet)."""
@@ -149,6 +178,18 @@ class Mixing:
         if bench is None:
             return None
         return (bench.own if ref.kind == "part" else bench.shared).get(ref.part)
+
+    def is_past(self, ref: BlobRef) -> bool:
+        """Whether this belongs to an exchange before that of our anchor: somebody comes up."""
+        bench = self._benches.get((ref.fragment, ref.exchange_id))
+        if bench is None or not bench.has_landed:
+            return False
+        return bench.landed_round < self.outer[ref.fragment].round
+
+    def replayable_from(self, fragment: int) -> int:
+        """Returns the first round whose averages are here still; 0 if there are none."""
+        benches = (bench for key, bench in self._benches.items() if key[0] == fragment)
+        return min((bench.landed_round for bench in benches if bench.has_landed), default=0)
 
     def grains(self, ref: BlobRef, terms: Terms) -> Grains:
         """Returns how the frames of a `part` or `average` follow each other."""
@@ -317,11 +358,15 @@ class Mixing:
         departure, bench.departure = bench.departure, None
         if departure is not None and not effect.rebase_on_anchor and self._rule.feedback:
             copy = self._rule.deliver(copy, departure, _decoded(bench.own))
-        bench.theta, bench.has_landed = None, True
+        bench.theta, bench.has_landed, bench.landed_round = None, True, copy.round
         if not is_pair:
             bench.withdraw()  # every average is here, so all who average are through with it
-        self.outer[fragment] = self._state_of(copy)
-        return self.outer[fragment]
+        new = self._state_of(copy)
+        if self._is_common:
+            lineage = self.outer[fragment].lineage
+            new = replace(new, lineage=lineage.landed(new.round, new.digest, effect.tokens))
+        self.outer[fragment] = new
+        return new
 
     def drop(self, fragment: int, exchange_id: bytes) -> Bench | None:
         """Takes an exchange off the table, in the event loop; nobody is served from it any more."""
@@ -351,33 +396,76 @@ class Mixing:
         copy = self.outer[fragment].copy
         return [len(copy.anchor)] * (1 + len(copy.state))
 
-    def load_state_blob(self, fragment: int, vectors: Sequence[Tensor], round: int) -> OuterState:
-        """Replaces a fragment's outer state by another peer's; it has still to land.
+    def load_state_blob(
+        self,
+        fragment: int,
+        vectors: Sequence[Tensor],
+        round: int,
+        *,
+        weights: tuple[float, float] = (0.0, 1.0),
+        lineage: Lineage = EMPTY,
+    ) -> OuterState:
+        """Replaces a fragment's outer state by another peer's, or by an average of both.
+
+        It has still to land. An average is the same from both ends, to the bit.
 
         Args:
             fragment: Whose.
             vectors: Anchor and state, by name, of `state_lengths`; they become ours.
-            round: Of the state.
+            round: Of the new state.
+            weights: Of ours and theirs.
+            lineage: Of the new state; a merge adds itself.
 
         Raises:
             MalformedMessage: a value is not finite.
         """
-        copy = self.outer[fragment].copy
+        old = self.outer[fragment]
         try:
             for vector in vectors:
                 require_finite(vector, "a state")
         except ValueError as error:
             raise MalformedMessage(str(error)) from None
+        names = sorted(old.copy.state)
+        if weights[0]:
+            ours = [old.copy.anchor, *(old.copy.state[name] for name in names)]
+            for mine, theirs in zip(ours, vectors, strict=True):
+                theirs.mul_(weights[1]).add_(mine * weights[0])
         anchor, *rest = vectors
-        state = dict(zip(sorted(copy.state), rest, strict=True))
-        self.outer[fragment] = self._state_of(OuterCopy(anchor, state, copy.own, round))
+        state = dict(zip(names, rest, strict=True))
+        new = self._state_of(OuterCopy(anchor, state, old.copy.own, round))
+        self.outer[fragment] = self._with_lineage(new, lineage)
         return self.outer[fragment]
 
+    def raise_round(self, fragment: int, round: int, lineage: Lineage) -> OuterState:
+        """Keeps a fragment's state, at a later round: those who are ahead, but wrong, shall follow.
+
+        Args:
+            fragment: Whose.
+            round: The new one.
+            lineage: What is in it, and what was weighed and found too little.
+        """
+        old = self.outer[fragment]
+        new = replace(old, copy=replace(old.copy, round=round))
+        self.outer[fragment] = self._with_lineage(new, lineage)
+        return self.outer[fragment]
+
+    @staticmethod
+    def _with_lineage(new: OuterState, lineage: Lineage) -> OuterState:
+        if new.round and not lineage.knows(new.round, new.digest):
+            lineage = lineage.landed(new.round, new.digest, 0)
+        return replace(new, lineage=lineage)
+
     def load_state(
-        self, fragment: int, anchor: Tensor, state: State, own: State, round: int
+        self,
+        fragment: int,
+        anchor: Tensor,
+        state: State,
+        own: State,
+        round: int,
+        lineage: Lineage = EMPTY,
     ) -> None:
         """Replaces a fragment's outer state before training begins, by a checkpoint's."""
-        new = self._state_of(OuterCopy(anchor, state, own, round))
+        new = replace(self._state_of(OuterCopy(anchor, state, own, round)), lineage=lineage)
         self.outer[fragment] = self.landed[fragment] = new
 
     # ---- plumbing

@@ -12,11 +12,9 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from peer.bench import Bench
-from peer.blobs import StateSink
 from peer.mixing import Mixing, OnGrain, OuterState
 from peer.train import lines
 from peer.trainer_port import TrainerPort
-from protocol.errors import NotAvailable
 from protocol.machine import Discard, Land, Offer
 
 Result = TypeVar("Result")
@@ -120,21 +118,19 @@ class Moves:
                 self._mixing.landed[fragment] = new
         return new, 0 if effect.rebase_on_anchor else tokens
 
-    async def take_over(self, fragment: int, state: StateSink) -> OuterState:
-        """Takes another peer's anchor and outer state; our own work stays on top.
+    async def take_over(self, fragment: int, make: Callable[[], OuterState]) -> OuterState:
+        """Replaces anchor and outer state by what `make` returns; our own work stays on top.
 
         Raises:
-            NotAvailable: it is older than ours.
-            MalformedMessage: it is no such state.
+            MalformedMessage: it cannot be made.
         """
         async with self._turns[fragment]:
             old = self._mixing.outer[fragment]
-            if state.round < old.round:
-                raise NotAvailable(f"that state is of round {state.round} only")
-            new = await self._job(
-                lambda: self._mixing.load_state_blob(fragment, state.whole(), state.round)
-            )
-            await self._move(fragment, new.copy.start, base=old.copy.start)
+            new = await self._job(make)
+            if new.anchor is old.anchor:  # known by another round now
+                self._mixing.landed[fragment] = new
+            else:
+                await self._move(fragment, new.copy.start, base=old.copy.start)
         return new
 
     async def _move(

@@ -4,17 +4,22 @@ Each port has two implementations that pass the same contract tests: one over re
 memory for tests and the simulator.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from peer.signs import Signs
 from protocol.identity import PeerId
 from protocol.machine import BlobRef
 from protocol.messages import Note
 from protocol.record import Record
+from protocol.ticket import Address
 
 
 class Directory(Protocol):
     """Where peers of one run find each other: signed, expiring records by topic."""
+
+    on_reunion: Callable[[], None]
+    """Called when many others can be found that could not before: all should look again."""
 
     async def publish(self, topic: str, payload: bytes, *, lifetime_s: float) -> None:
         """Sets our own record under `topic`, until `lifetime_s` from now.
@@ -29,6 +34,12 @@ class Directory(Protocol):
 
         Raises:
             TransportError: nobody could be asked.
+        """
+
+    def meet(self, addresses: Iterable[Address]) -> None:
+        """Remembers at which addresses others were said to be just now, the surest last.
+
+        They are tried whenever whoever was there cannot be found any more.
         """
 
     def multiaddrs(self) -> Sequence[str]:
@@ -137,6 +148,18 @@ class Wire(Protocol):
             NotAvailable: they do not have it.
             TransportError: it broke off, or made no progress.
         """
+
+    async def ping(self, dst: PeerId, *, wait_s: float) -> None:
+        """Returns when the peer's process has answered.
+
+        Raises:
+            TransportError: it has not, within `wait_s` or because it cannot be reached.
+            RemoteError: it refuses us, so it lives.
+        """
+
+    @property
+    def signs(self) -> Signs:
+        """When something last came from each peer: notes, answers, pieces of blobs."""
 
     async def close(self) -> None:
         """Stops listening and drops all connections."""

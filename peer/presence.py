@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 from collections.abc import Callable, Sequence
 
@@ -41,9 +42,13 @@ class Presence:
         self.cards: dict[PeerId, Card] = {}
         """Of all others whom we know now."""
         self.our_id = our_id
+        self.on_own: Callable[[Card], None] = lambda card: None
+        """Called with each card of ours that is read, which another life of ours may have written;
+        what it raises ends `run`."""
         self._former: dict[PeerId, tuple[Card, float]] = {}
         """Whom we knew, with the time when we lost sight of them."""
         self._refresh_now = asyncio.Event()
+        directory.on_reunion = self.look_again
 
     def addresses(self, peer_id: PeerId) -> Sequence[str]:
         """Returns host:port candidates of a peer's wire, also of one whom we knew a while ago.
@@ -78,6 +83,10 @@ class Presence:
         """Returns the other peers that train no more, but have the model, sorted."""
         return self._in_role("holder")
 
+    def left(self) -> tuple[PeerId, ...]:
+        """Returns the other peers that said goodbye lately, sorted."""
+        return self._in_role("left")
+
     def _in_role(self, role: str) -> tuple[PeerId, ...]:
         return tuple(sorted(peer for peer, card in self.cards.items() if card.role == role))
 
@@ -89,14 +98,24 @@ class Presence:
         """Reads the cards of all whom we know. A card that makes no sense is as good as none."""
         cards = {}
         for record in await self._read():
-            if record.owner == self.our_id:
-                continue
             try:
-                cards[record.owner] = parse_card(record.payload)
+                card = parse_card(record.payload)
             except RemoteError as error:
                 logger.debug("card of %s: %s", record.owner, error)
+                continue
+            if record.owner == self.our_id:
+                self.on_own(card)
+            else:
+                cards[record.owner] = card
         self._remember(cards)
         self.cards = cards
+        self.directory.meet(
+            address
+            for peer_id, card in cards.items()
+            if card.reach == "direct"
+            for address in entrances(peer_id, card)
+            if is_ip(address.host)  # nobody's card shall make us ask for names
+        )
 
     def _remember(self, cards: dict[PeerId, Card]) -> None:
         now_s = asyncio.get_running_loop().time()
@@ -119,7 +138,7 @@ class Presence:
             for topic, records in zip(topics, answers, strict=True):
                 self.rooms.on_read(topic, [record.owner for record in records])
                 found += records
-        known = self.rooms.others()
+        known = {*self.rooms.others(), self.our_id}
         found = [record for record in found if record.owner in known]
         return sorted(found, key=lambda record: record.expires_unix_s)
 
@@ -150,12 +169,20 @@ class Presence:
             logger.debug("%s", error)  # a crowd rushed in: reading the room shows us the next
 
     async def run(self, our_card: Callable[[], Card], on_refresh: Callable[[], None]) -> None:
-        """Announces and refreshes for ever; a directory out of reach is only logged."""
-        is_reachable = True
+        """Announces and refreshes for ever; a directory out of reach is only logged.
+
+        A newcomer announces itself first, so that of two who come at once one sees the other.
+        Later we read first: what we announce takes the place of another life's card.
+        """
+        is_reachable, has_come = True, False
         while True:
+            is_new, has_come = not has_come, True
             try:
-                await self.announce(our_card())
+                if is_new:
+                    await self.announce(our_card())
                 await self.refresh()
+                if not is_new:
+                    await self.announce(our_card())
                 is_reachable = True
             except (TransportError, RemoteError) as error:
                 if is_reachable:
@@ -171,16 +198,36 @@ class Presence:
     def ticket(self, ticket: Ticket) -> Ticket:
         """Returns a ticket for the same run that works when those in `ticket` have died.
 
-        It lists us first, then those whom `ticket` lists, then the other peers of now.
+        It lists us first, then the bootstrap nodes and the other peers that live, then those whom
+        only `ticket` lists. A living peer's addresses in `ticket` stay: it may know better ones.
         """
         ours = [address_of(maddr) for maddr in self.directory.multiaddrs()]
         listed = [address for address in ticket.addresses if address.peer_id != self.our_id]
-        others = []
+        nodes: list[Address] = []
+        peers: list[Address] = []
         for peer_id, card in sorted(self.cards.items()):
-            with contextlib.suppress(ValueError, RemoteError):  # what they say of themselves
-                others += [a for a in map(address_of, card.multiaddrs) if a.peer_id == peer_id]
-        addresses = tuple(dict.fromkeys(ours + listed + others))[:MAX_ADDRESSES]
+            if card.role != "left":
+                theirs = [address for address in listed if address.peer_id == peer_id]
+                theirs += entrances(peer_id, card)
+                (nodes if card.role == "bootstrap" else peers).extend(theirs)
+        addresses = tuple(dict.fromkeys(ours + nodes + peers + listed))[:MAX_ADDRESSES]
         return Ticket(ticket.run_id, ticket.founder, addresses, ticket.secret)
+
+
+def entrances(peer_id: PeerId, card: Card) -> list[Address]:
+    """Returns where a peer says that the directory can be entered through it."""
+    found = []
+    for maddr in card.multiaddrs:
+        with contextlib.suppress(ValueError, RemoteError):  # what they say of themselves
+            found.append(address_of(maddr))
+    return [address for address in found if address.peer_id == peer_id]
+
+
+def is_ip(host: str) -> bool:
+    """Whether a host is given by its number."""
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(host))
+    return False
 
 
 def wire_addresses(

@@ -1,13 +1,14 @@
 """The files that say which run a folder belongs to; the same for hosts and for peers."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from protocol.errors import ConfigError, RemoteError
 from protocol.manifest import Manifest, verify_manifest
-from protocol.ticket import Ticket, parse_ticket
+from protocol.ticket import MAX_ADDRESSES, Ticket, parse_ticket
 
+IDENTITY = "identity.key"
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 TICKET = "ticket.txt"
@@ -82,3 +83,39 @@ def read_ticket(path: Path) -> Ticket:
         return parse_ticket(file.read_bytes().decode("ascii", "replace"))
     except OSError:
         raise ConfigError(f"{path} holds no run: there is no {TICKET} in it") from None
+
+
+def with_kept_addresses(ticket: Ticket, folder: Path) -> Ticket:
+    """Returns a ticket with the addresses, too, of the one that a peer's folder keeps.
+
+    Those in a ticket that was given out long ago may all have died.
+    """
+    try:
+        kept = read_ticket(folder)
+    except (ConfigError, RemoteError):
+        return ticket
+    if kept.run_id != ticket.run_id:
+        return ticket
+    addresses = dict.fromkeys((*ticket.addresses, *kept.addresses))
+    return replace(ticket, addresses=tuple(addresses)[:MAX_ADDRESSES])
+
+
+def folder_here(place: Path) -> Path:
+    """Returns the peer's folder that somebody means who is in `place` and names none.
+
+    Raises:
+        ConfigError: there is none, or more than one.
+    """
+    if _is_peers(place):
+        return place
+    folders = sorted(filter(_is_peers, place.glob("thinwire-*")))
+    if len(folders) == 1:
+        return folders[0]
+    if folders:
+        names = ", ".join(map(str, folders))
+        raise ConfigError(f"several peers have folders here ({names}); choose one with --dir")
+    raise ConfigError("give a ticket, or the folder of a peer with --dir")
+
+
+def _is_peers(folder: Path) -> bool:
+    return (folder / IDENTITY).is_file() and (folder / TICKET).is_file()

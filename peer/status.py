@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from peer.waits import Waits
 from protocol.identity import PeerId
 
 
@@ -43,6 +44,16 @@ class PeerStatus:
     """Whether the bytes are those of our sockets, or only of the payload."""
     notices: list[str] = field(default_factory=list)
     """Sentences for the user, the newest last."""
+    waits: Waits = field(default_factory=Waits)
+    """What this peer waits for now, and for whom."""
+    step_s: float = 0.0
+    """The trainer's usual inner step."""
+    progressed_s: float | None = None
+    """When the trainer last told how it goes, on the event loop's clock; None before it does."""
+    longest_lag_s: float = 0.0
+    """The longest time by which the event loop was late."""
+    checkpointed_s: float | None = None
+    """When the last checkpoint was complete, on the event loop's clock; None before the first."""
 
     @property
     def ways_words(self) -> str:

@@ -28,24 +28,33 @@ class Events:
 
     def __init__(self, path: Path, *, run_id: RunId, peer_id: PeerId) -> None:
         self._file = path.open("a", buffering=1)
+        self._is_full = False
         if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-            self._file.write("\n")  # what a former life left half written is a line of its own
+            self._put("\n")  # what a former life left half written is a line of its own
         self._common = {"run_id": run_id, "peer_id": peer_id}
 
     def write(self, event: str, **fields: Any) -> None:
         """Writes one line; `event` is a stable snake_case word."""
         line = {"t_unix_s": time.time(), "t_mono_s": time.monotonic(), **self._common}
         known = {key: None if _is_nan(value) else value for key, value in fields.items()}
-        try:
-            self._file.write(json.dumps(line | {"event": event} | known, default=str) + "\n")
-        except OSError as error:  # a full disk ends the log, not the training
-            logger.warning("cannot write events: %s", error)
+        self._put(json.dumps(line | {"event": event} | known, default=str) + "\n")
         level = logging.WARNING if event in _LOUD else logging.DEBUG
         logger.log(level, "%s %s", event.replace("_", " "), fields)
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what a full disk has not taken by now is lost
+            self._file.close()
+
+    def _put(self, text: str) -> None:
+        try:
+            self._file.write(text)
+        except OSError as error:  # a full disk makes gaps in the log, and ends no training
+            if not self._is_full:
+                logger.warning("cannot write events: %s", error)
+            self._is_full = True
+        else:
+            self._is_full = False
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

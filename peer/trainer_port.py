@@ -6,6 +6,7 @@ for the wire process's side.
 
 import asyncio
 import contextlib
+import signal
 import subprocess
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable
@@ -21,16 +22,45 @@ from peer.train.channel import AsyncLineChannel
 from peer.train.config import TrainerConfig
 from peer.train.interchange import Interchange
 from peer.train.launch import launch_trainer
+from peer.waits import Waits
 from protocol.errors import ConfigError, ThinwireError
 
 Answer = TypeVar("Answer")
+
+_AWAITED: dict[type[lines.ToTrainer], str] = {
+    lines.Start: "the trainer to start",
+    lines.Resume: "the trainer to resume",
+    lines.Land: "the trainer to land an anchor",
+    lines.Depart: "a snapshot of the trainer",
+    lines.Evaluate: "the trainer to evaluate",
+    lines.Save: "the trainer to save",
+    lines.Leave: "the trainer to leave",
+}
+"""What a question waits for. None has a deadline: a step, or an evaluation, may be long."""
 
 END_S = 1.0
 """A trainer whose channel has closed may take so long to exit."""
 
 
 class TrainerGone(ThinwireError):
-    """The trainer process ended."""
+    """The trainer process ended.
+
+    Attributes:
+        exit_code: How; negative is the number of the signal that ended it, None is unknown.
+    """
+
+    def __init__(self, reason: str, exit_code: int | None = None) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
+
+    @classmethod
+    def of_process(cls, exit_code: int) -> "TrainerGone":
+        """Returns what there is to say when the process itself said nothing."""
+        if exit_code >= 0:
+            return cls(f"the trainer process ended by itself, with code {exit_code}", exit_code)
+        name = signal.Signals(-exit_code).name
+        hint = " (perhaps for want of memory)" if name == "SIGKILL" else ""
+        return cls(f"the trainer process was ended by {name}{hint}", exit_code)
 
 
 class Process(Protocol):
@@ -61,6 +91,7 @@ class TrainerPort:
 
     Args:
         on_news: called with each `Progress`, and each `Departed` that nobody awaits.
+        waits: where questions are listed while they have no answer.
     """
 
     def __init__(
@@ -71,13 +102,17 @@ class TrainerPort:
         layout: Layout,
         *,
         on_news: Callable[[lines.Progress | lines.Departed], None],
+        waits: Waits | None = None,
     ) -> None:
         self._process = process
         self._has_left = False
+        self._has_failed = False
+        self._is_closing = False
         self._channel = channel
         self._interchange = interchange
         self._layout = layout
         self._on_news = on_news
+        self.waits = waits or Waits()
         self._answers: defaultdict[tuple[type, int | None], deque[asyncio.Future[Any]]]
         self._answers = defaultdict(deque)
         """In the order of the questions; one that nobody awaits any more still has its answer."""
@@ -98,6 +133,7 @@ class TrainerPort:
         layout: Layout,
         *,
         on_news: Callable[[lines.Progress | lines.Departed], None],
+        waits: Waits | None = None,
     ) -> "TrainerPort":
         """Starts a trainer process. Call it in the main thread, and `run` next.
 
@@ -109,7 +145,7 @@ class TrainerPort:
         config.write(path)
         launched = launch_trainer(path, interchange)
         channel = await AsyncLineChannel.open(launched.sock)
-        return cls(launched.process, channel, interchange, layout, on_news=on_news)
+        return cls(launched.process, channel, interchange, layout, on_news=on_news, waits=waits)
 
     async def run(self) -> None:
         """Reads the trainer's lines until it is gone.
@@ -122,6 +158,10 @@ class TrainerPort:
             async for message in self._channel:
                 self._has_left = self._has_left or isinstance(message, lines.Left)
                 self._on_message(message)
+            if not (self._has_left or self._has_failed or self._is_closing):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    exit_code = await asyncio.to_thread(self._process.wait, END_S)
+                    self._failure = TrainerGone.of_process(exit_code)
         finally:
             self._is_over = True
             for answer in chain(*self._answers.values(), (self.hello,)):
@@ -201,14 +241,21 @@ class TrainerPort:
             return await self._ask(lines.Evaluate(round=round), lines.Evaluated)
 
     async def save(self, folder: str, capture: Callable[[], None]) -> lines.Saved:
-        """Saves the replica into a staged folder.
+        """Saves the replica into a staged folder; landings go on as soon as it is copied.
 
         `capture` is called when no landing is on its way, so what it takes belongs together with
         what the trainer writes.
         """
         async with self._whole_anchor():
             capture()
-            return await self._ask(lines.Save(folder=folder), lines.Saved)
+            saved = self._expect(lines.Saved)
+            await self._ask(lines.Save(folder=folder), lines.Staged)
+        with self.waits.on("the trainer to write", until="its half of a checkpoint is on the disk"):
+            return await saved
+
+    def rest(self) -> None:
+        """Asks for no further steps, only for answers."""
+        self._channel.send(lines.Rest())
 
     async def leave(self) -> None:
         """Asks the trainer to stop and exit."""
@@ -216,6 +263,7 @@ class TrainerPort:
 
     async def close(self) -> None:
         """Ends the trainer. Once it has left there is nothing that it could still do."""
+        self._is_closing = True
         await self._channel.close()
         if not self._has_left:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -244,13 +292,25 @@ class TrainerPort:
     ) -> Answer:
         if self._is_over:
             raise self._failure
+        answer = self._expect(kind, fragment)
+        self._channel.send(question)
+        is_one_of_many = fragment is not None and len(self._layout.fragments) > 1
+        with self.waits.on(
+            _AWAITED[type(question)],
+            f"fragment {fragment}" if is_one_of_many else "",
+            fragment=fragment,
+            until="the trainer answers",
+        ):
+            return await answer
+
+    def _expect(self, kind: type[Answer], fragment: int | None = None) -> "asyncio.Future[Answer]":
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._answers[kind, fragment].append(answer)
-        self._channel.send(question)
-        return await answer
+        return answer
 
     def _on_message(self, message: lines.Message) -> None:
         if isinstance(message, lines.Failed):
+            self._has_failed = True
             error = ConfigError if message.is_config else TrainerGone
             self._failure = error(message.reason)
             return

@@ -27,9 +27,9 @@ class Candidates:
 
     __slots__ = ("_config", "_drawn", "_suitors", "failed", "shunned")
 
-    def __init__(self, config: ExchangeConfig) -> None:
+    def __init__(self, config: ExchangeConfig, shunned: Shunning) -> None:
         self.failed: set[PeerId] = set()
-        self.shunned = Shunning()
+        self.shunned = shunned
         self._config = config
         self._suitors: dict[PeerId, float] = {}
         """The newest last, with the time when each asked."""

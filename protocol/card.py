@@ -15,6 +15,8 @@ ROLES = ("peer", "holder", "bootstrap", "left")
 Reachability = Literal["direct", "reverse"]
 """Whether others can dial a peer, as far as it knows, or call it only where it listens."""
 MAX_RELAYS = 8
+LIFE_BYTES = 8
+_MAX_BEGAN_UNIX_S = float(1 << 40)
 _MAX_ADDRESSES = 8
 _MAX_ADDRESS_CHARS = 256
 
@@ -38,6 +40,10 @@ class Card:
     up_bps: int = 0
     down_bps: int = 0
     """What its link was seen to carry, or is allowed to; 0 is unknown."""
+    life: str = ""
+    """Which life of this peer it is, in hexadecimal digits: two at once are one too many."""
+    began_unix_s: float = 0.0
+    """When that life began, by its own clock, but later than the lives that it knows of."""
 
     def to_bytes(self) -> bytes:
         """Returns the card as a protobuf `thinwire.v1.PeerCard`."""
@@ -53,6 +59,8 @@ class Card:
             relays=self.relays,
             up_bps=self.up_bps,
             down_bps=self.down_bps,
+            life=bytes.fromhex(self.life),
+            began_unix_s=self.began_unix_s,
         ).SerializeToString(deterministic=True)
         return data
 
@@ -79,6 +87,10 @@ def parse_card(data: bytes) -> Card:
         raise LimitExceeded("a card with a rate beyond all reason")
     if len(raw.relays) > MAX_RELAYS:
         raise LimitExceeded(f"a card with {len(raw.relays)} relays")
+    if len(raw.life) not in (0, LIFE_BYTES):
+        raise MalformedMessage(f"a life of {len(raw.life)} bytes")
+    if not 0 <= raw.began_unix_s < _MAX_BEGAN_UNIX_S:  # also catches NaN
+        raise LimitExceeded("a life that began beyond all reason")
     return Card(
         wire_addresses=tuple(raw.wire_addresses),
         multiaddrs=tuple(raw.multiaddrs),
@@ -91,4 +103,6 @@ def parse_card(data: bytes) -> Card:
         relays=tuple(map(parse_peer_id, raw.relays)),
         up_bps=raw.up_bps,
         down_bps=raw.down_bps,
+        life=raw.life.hex(),
+        began_unix_s=raw.began_unix_s,
     )

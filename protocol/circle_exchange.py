@@ -48,7 +48,7 @@ from collections import Counter, deque
 from protocol.candidates import Candidates
 from protocol.circle import Circle, Place, place_of
 from protocol.errors import LocalProtocolError
-from protocol.exchange import Exchange, ExchangeConfig, Phase
+from protocol.exchange import Exchange, ExchangeConfig, Failure, Phase
 from protocol.gathering import MAX_VAIN_TRIES, Gathering
 from protocol.identity import PeerId
 from protocol.machine import BlobRef, Discard, Land, Offer, Send
@@ -72,7 +72,7 @@ class CircleExchange(Exchange):
     def __init__(self, config: ExchangeConfig, *, round: int, anchor_digest: bytes) -> None:
         super().__init__(config, round=round, anchor_digest=anchor_digest)
         self._tokens = 0
-        self._candidates = Candidates(config)
+        self._candidates = Candidates(config, self._shunned)
         self._circle: Circle | None = None
         self._place: Place | None = None
         self._invite_at_s: float | None = None
@@ -116,6 +116,12 @@ class CircleExchange(Exchange):
             case _:
                 pass
 
+    @property
+    def is_counted_in(self) -> bool:
+        """Whether others wait for us: in an exchange, or in a circle."""
+        has_guests = self._circle is not None and bool(self._circle.guests)
+        return super().is_counted_in or self._place is not None or has_guests
+
     def on_unreachable(self, peer: PeerId, *, now_s: float) -> None:
         """A note could not be delivered: neither host nor guests are waited for."""
         super().on_unreachable(peer, now_s=now_s)
@@ -130,26 +136,48 @@ class CircleExchange(Exchange):
             self._gathering.on_fetched(src, ref, now_s=now_s)
             self._advance(now_s)
 
-    def on_fetch_failed(self, src: PeerId, ref: BlobRef, *, is_alive: bool, now_s: float) -> None:
+    def on_fetch_failed(self, src: PeerId, ref: BlobRef, *, failure: Failure, now_s: float) -> None:
         """A part or an average could not be had from this peer."""
         if self._gathering and self._roster and ref.exchange_id == self._gathering.exchange_id:
-            self._vain[src] += is_alive and self._averages_a_part
-            if is_alive and ref.kind == "part":
+            is_absent = failure is Failure.ABSENT
+            self._vain[src] += is_absent and self._averages_a_part
+            if is_absent and ref.kind == "part":
                 self._do(Send(src, self._roster))  # it may wait for it
-            self._gathering.on_fetch_failed(src, ref, is_alive=is_alive, now_s=now_s)
+            self._gathering.on_fetch_failed(src, ref, failure=failure, now_s=now_s)
             self._advance(now_s)
+
+    def expects(self, ref: BlobRef) -> bool:
+        """Not of an exchange that we are not in, or from a reducer that is dead."""
+        gathering = self._gathering
+        if gathering is None or ref.exchange_id != gathering.exchange_id:
+            return False
+        return gathering.expects(ref)
 
     def on_landed(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
         """The outer step was taken; train on."""
         if self._gathering:
             for peer in set(self._gathering.partners) - self._gathering.unresponsive:
-                self._candidates.shunned.forgive(peer)
+                self._shunned.forgive(peer)
+            for peer in self._gathering.silent:
+                self._shunned.add(peer, now_s=now_s, is_silent=True)
         self._last_roster, self._roster, self._gathering = self._roster, None, None
         self.round, self.anchor_digest, self.phase = round, anchor_digest, Phase.IDLE
 
     def on_caught_up(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
-        """Groups have no common anchor to catch up with."""
-        raise LocalProtocolError("groups do not catch up")
+        """We have somebody else's anchor, which is newer; our delta is on top of it."""
+        self.round, self.anchor_digest = round, anchor_digest
+        self.phase = Phase.IDLE
+
+    def _renew(self) -> None:
+        self._circle = self._place = self._invite_at_s = None
+        super()._renew()
+
+    def on_leaving(self, *, now_s: float) -> None:
+        """Invite nobody any more, go on with the guests that are here, or stay one to the end."""
+        super().on_leaving(now_s=now_s)
+        self._invite_at_s = None
+        if self._circle and self._circle.guests:
+            self._close(self._circle, now_s)
 
     def on_timer(self, *, now_s: float) -> None:
         """Invite, repeat a yes, close the circle, or go on with the exchange."""
@@ -188,6 +216,8 @@ class CircleExchange(Exchange):
 
     def _invite(self, now_s: float) -> None:
         """Invites as many as have room, suitors first; others after a while."""
+        if self._is_leaving:
+            return
         circle = self._circle = self._circle or Circle(self._new_exchange_id())
         circle.expire(now_s=now_s)
         self._invite_suitors(circle, now_s)
@@ -200,7 +230,7 @@ class CircleExchange(Exchange):
         self._invite_at_s = now_s + pause * self.config.resend_s
 
     def _invite_suitors(self, circle: Circle, now_s: float) -> None:
-        while circle.num_free(self.config.group_size) > 0:
+        while not self._is_leaving and circle.num_free(self.config.group_size) > 0:
             suitor = self._candidates.next_suitor(now_s=now_s)
             if suitor is None:
                 return
@@ -226,9 +256,9 @@ class CircleExchange(Exchange):
     def _is_over(self, circle: Circle, now_s: float) -> bool:
         if not circle.guests:
             return False
-        if len(circle.guests) >= self.config.group_size - 1:
+        if self._is_leaving or len(circle.guests) >= self.config.group_size - 1:
             return True
-        shunned = self._candidates.shunned
+        shunned = self._shunned
         missing = set(self._others) - self._unreachable - set(circle.guests)
         is_complete = all(shunned.holds(peer, now_s=now_s) for peer in missing)
         return is_complete or (circle.closes_at_s is not None and now_s >= circle.closes_at_s)
@@ -292,6 +322,8 @@ class CircleExchange(Exchange):
         """Whether we go there, and give up our own circle for it."""
         if self.phase is not Phase.READY or not self._is_serious(src, note, now_s):
             return False
+        if self._is_leaving:
+            return False
         if self._place:
             return src == self._place.host  # which has begun anew
         circle = self._circle
@@ -301,7 +333,7 @@ class CircleExchange(Exchange):
         return has_priority and not circle.guests
 
     def _is_serious(self, src: PeerId, note: Propose, now_s: float) -> bool:
-        is_shunned = self._candidates.shunned.holds(src, now_s=now_s)
+        is_shunned = self._shunned.holds(src, now_s=now_s)
         return note.tokens > 0 and src in self._others and not is_shunned
 
     def _court(self, suitor: PeerId, note: Propose, now_s: float) -> None:
@@ -333,7 +365,7 @@ class CircleExchange(Exchange):
             if self._is_sound(note, src, place.host):
                 self._begin(note, now_s)
                 return
-            self._candidates.shunned.add(place.host, now_s=now_s)
+            self._shunned.add(place.host, now_s=now_s)
             for peer in dict.fromkeys((src, place.host)):
                 self._decline(peer, note.exchange_id)
             self._be_ready(now_s)
@@ -391,7 +423,8 @@ class CircleExchange(Exchange):
             withheld = {peer for peer, times in self._vain.items() if times >= MAX_VAIN_TRIES}
             for peer in gathering.unresponsive | withheld:
                 self._candidates.failed.add(peer)
-                self._candidates.shunned.add(peer, now_s=now_s)
+                is_silent = peer in gathering.silent
+                self._shunned.add(peer, now_s=now_s, is_silent=is_silent)
             self._fail(gathering, gathering.failure, now_s)
         elif gathering.is_complete:
             self.phase = Phase.LANDING
@@ -403,7 +436,7 @@ class CircleExchange(Exchange):
         if self.phase is not Phase.EXCHANGING or src not in gathering.waiting_for():
             return
         if src in self._candidates.failed:
-            self._candidates.shunned.add(src, now_s=now_s)
+            self._shunned.add(src, now_s=now_s)
         self._candidates.failed.add(src)
         self._fail(gathering, f"{src} is not in it", now_s)
 

@@ -10,6 +10,7 @@ ThinwireError
 |   +-- LimitExceeded        larger, longer or more than the manifest allows
 +-- TransportError         weather: nobody's fault, try again or elsewhere
     +-- NotAvailable       the other side does not have it (any more, or yet)
+    +-- PeerSilent         the other side does not even answer a ping
 """
 
 
@@ -51,3 +52,7 @@ class TransportError(ThinwireError):
 
 class NotAvailable(TransportError):
     """The other side does not have what was asked for."""
+
+
+class PeerSilent(TransportError):
+    """Nothing comes from the other side, which does not even answer a ping."""

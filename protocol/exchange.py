@@ -10,8 +10,14 @@ import hashlib
 from dataclasses import dataclass
 
 from protocol.identity import PeerId
-from protocol.machine import BlobRef, Effect, Tell
+from protocol.lineage import EMPTY
+from protocol.lottery import partner_order
+from protocol.machine import BlobRef, CatchUp, Effect, Tell
 from protocol.messages import EXCHANGE_ID_BYTES, Note
+from protocol.shunning import Shunning
+
+MAX_DONORS = 8
+"""Asked for a state where anchors are nobody else's; the one that is farthest gives it."""
 
 
 class Phase(enum.Enum):
@@ -22,6 +28,17 @@ class Phase(enum.Enum):
     EXCHANGING = "exchanging"
     LANDING = "taking the outer step"
     CATCHING_UP = "catching up"
+
+
+class Failure(enum.Enum):
+    """Why a blob could not be had."""
+
+    ABSENT = "has it not"
+    """It answered that it has it not, or not yet."""
+    BROKEN = "broke off"
+    """The transfer did; there may be another way."""
+    SILENT = "is silent"
+    """It does not even answer a ping: its process is frozen, or its machine gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,33 +72,48 @@ class Exchange(abc.ABC):
     """Base of the three machines. The driver calls the `on_...` methods; see `protocol.machine`."""
 
     __slots__ = (
-        *("config", "round", "anchor_digest", "phase", "up_bps", "wanted_codec"),
+        *("config", "round", "anchor_digest", "lineage", "phase", "up_bps", "wanted_codec"),
+        "replayable_from",
         *("_others", "_audience", "_unreachable", "_effects", "_num_exchange_ids"),
-        "_has_refused",
+        *("_has_refused", "_is_leaving", "_shunned", "_is_old"),
     )
 
     def __init__(self, config: ExchangeConfig, *, round: int, anchor_digest: bytes) -> None:
         self.config = config
         self.round = round
         self.anchor_digest = anchor_digest
+        self.lineage = EMPTY
+        """What is in our anchor, if anchors are common. The driver says it with each anchor."""
         self.phase = Phase.IDLE
         self.up_bps = 0
         """What we can send, for the leader of a roster; 0: unknown. The driver says it any time."""
         self.wanted_codec = 0
         """Which of the run's codecs suits our link; as `up_bps`."""
+        self.replayable_from = 0
+        """The first round whose averages we still have, for late peers; as `up_bps`."""
         self._others: tuple[PeerId, ...] = ()
         self._audience: tuple[PeerId, ...] = ()
         """Whoever wants to hear what we have: the others, and the holders."""
         self._unreachable: set[PeerId] = set()
         """Members that our last note did not reach and that have not spoken since."""
+        self._shunned = Shunning()
+        """Who let us down, and is done without for a while."""
         self._effects: list[Effect] = []
         self._num_exchange_ids = 0
         self._has_refused = False
+        self._is_leaving = False
+        self._is_old = False
+        """What we have is to be replaced, as soon as others are known and we are in no exchange."""
 
     @property
     def is_using_snapshot(self) -> bool:
         """Whether a new departure must wait, because the last one is on its way."""
         return self.phase in (Phase.EXCHANGING, Phase.LANDING, Phase.CATCHING_UP)
+
+    @property
+    def is_counted_in(self) -> bool:
+        """Whether others wait for us, as they would not if we left afterwards."""
+        return self.phase in (Phase.EXCHANGING, Phase.LANDING)
 
     def drain(self) -> list[Effect]:
         """Returns the effects since the last call, in order."""
@@ -89,19 +121,28 @@ class Exchange(abc.ABC):
         return effects
 
     def on_members(
-        self, others: tuple[PeerId, ...], holders: tuple[PeerId, ...] = (), *, now_s: float
+        self,
+        others: tuple[PeerId, ...],
+        holders: tuple[PeerId, ...] = (),
+        left: tuple[PeerId, ...] = (),
+        *,
+        now_s: float,
     ) -> None:
         """These other peers are believed to live.
 
         Args:
             others: Who may contribute.
             holders: Who contributes no more, but keeps the anchor: nothing waits for them.
+            left: Who said goodbye lately.
             now_s: The time.
         """
         self._others = tuple(sorted(peer for peer in others if peer != self.config.our_id))
         self._audience = self._others
         if holders:
             self._audience = tuple(sorted({*self._others, *holders} - {self.config.our_id}))
+        if self._is_old and self._others and not self.is_using_snapshot:
+            self._is_old = False
+            self._renew()
         self.on_timer(now_s=now_s)
 
     def on_unreachable(self, peer: PeerId, *, now_s: float) -> None:
@@ -112,6 +153,34 @@ class Exchange(abc.ABC):
         if peer in self._others and peer not in self._unreachable:
             self._unreachable.add(peer)
             self.on_timer(now_s=now_s)
+
+    def on_entered(self) -> None:  # noqa: B027 - not all mixings have anything to ask
+        """Others are known for the first time: ask them where they are."""
+
+    def on_slept(self, *, now_s: float) -> None:
+        """This machine was away for long. Whoever has a round in common with others sees it there.
+
+        Others would go half the way back to our old parameters: we take theirs first.
+        """
+        self._is_old = True
+
+    def _renew(self) -> None:
+        """Takes a state of others; our own work stays on top."""
+        config = self.config
+        self.phase = Phase.CATCHING_UP
+        donors = partner_order(
+            config.our_id,
+            self._others,
+            run_id=config.run_id,
+            fragment=config.fragment,
+            round=self.round,
+        )
+        self._tell("catching_up", partners=list(donors[:MAX_DONORS]))
+        self._do(CatchUp(donors[:MAX_DONORS], config.fragment))
+
+    def on_leaving(self, *, now_s: float) -> None:
+        """This peer leaves soon: it begins nothing, but takes part where others count it in."""
+        self._is_leaving = True
 
     @abc.abstractmethod
     def waiting_for(self) -> tuple[PeerId, ...]:
@@ -130,8 +199,12 @@ class Exchange(abc.ABC):
         """A `Fetch` succeeded, and its content made sense."""
 
     @abc.abstractmethod
-    def on_fetch_failed(self, src: PeerId, ref: BlobRef, *, is_alive: bool, now_s: float) -> None:
-        """A `Fetch` failed; `is_alive` when `src` answered that it does not have it (yet)."""
+    def on_fetch_failed(self, src: PeerId, ref: BlobRef, *, failure: Failure, now_s: float) -> None:
+        """A `Fetch` failed."""
+
+    def expects(self, ref: BlobRef) -> bool:
+        """Whether we may still come to have an `average` that somebody asks us for."""
+        return True
 
     @abc.abstractmethod
     def on_landed(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
@@ -140,6 +213,10 @@ class Exchange(abc.ABC):
     @abc.abstractmethod
     def on_caught_up(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
         """A `CatchUp` ended; `round` is the old one when it failed."""
+
+    def on_kept(self, *, now_s: float) -> None:
+        """A `CatchUp` ended: ours is the anchor that counts, and theirs will follow."""
+        self.on_caught_up(self.round, self.anchor_digest, now_s=now_s)
 
     @abc.abstractmethod
     def on_timer(self, *, now_s: float) -> None:
@@ -152,6 +229,7 @@ class Exchange(abc.ABC):
     def _hears(self, src: PeerId, note: Note) -> bool:
         """Whether a note makes sense in this run; whoever speaks can be reached, at any rate."""
         self._unreachable.discard(src)
+        self._shunned.hear(src)
         if note.codec < self.config.num_codecs:
             return True
         if not self._has_refused:

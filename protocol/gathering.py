@@ -3,9 +3,10 @@
 A member first collects its own part from every other member (`of_member`), unless that is empty; a
 late peer only fetches the averages, from one who has them (`of_listener`). Whoever answers that it
 does not have something *yet* is asked again every `retry_s`, but not for ever: it may have given
-the exchange up. Who does not answer at all is asked once more and then left out. The average of a
-reducer that left us is looked for at the other members. Nothing is applied before everything is
-here.
+the exchange up. Where a transfer breaks, another is tried, and then the source is left out; and at
+once if it does not even answer a ping. The average of a reducer that left us is looked for at the
+other members, who are asked in turn: they have it, or will not get it either, and say so at once
+if they know that (`expects`). Nothing is applied before everything is here.
 
 A member whose own part is empty asks for averages from the beginning, and so long before they can
 be there: to it a reducer has given up only once it has said several times that it is READY anew.
@@ -14,7 +15,7 @@ be there: to it a reducer has given up only once it has said several times that 
 from collections import Counter
 from dataclasses import dataclass, field
 
-from protocol.exchange import ExchangeConfig
+from protocol.exchange import ExchangeConfig, Failure
 from protocol.identity import PeerId
 from protocol.machine import BlobRef, Effect, Fetch, Reduce
 from protocol.messages import Roster
@@ -41,9 +42,20 @@ class _Want:
     silent: dict[PeerId, int] = field(default_factory=dict)
     vain: dict[PeerId, int] = field(default_factory=dict)
 
+    is_last_resort: bool = False
+    """Its reducer is not among the sources any more."""
+
     @property
     def source(self) -> PeerId:
         return self.sources[0]
+
+    def ask_in_turn(self, *, now_s: float) -> None:
+        """Who is not its reducer has it, or will not get it: so ask them all, not one for long."""
+        if self.is_last_resort and len(self.sources) > 1:
+            last = self.sources.pop(0)
+            self.sources.append(last)
+            if self.vain.get(self.source, 0) < self.vain.get(last, 0):
+                self.retry_at_s = now_s
 
 
 class Gathering:
@@ -56,6 +68,8 @@ class Gathering:
         self.terms = terms
         self.failure: str | None = None
         self.unresponsive: set[PeerId] = set()
+        self.silent: set[PeerId] = set()
+        """Those of them that did not even answer a ping."""
         self.partners: tuple[PeerId, ...] = ()
         self.is_member = False
         self._config = config
@@ -129,6 +143,11 @@ class Gathering:
             return self.is_reducing
         return self._is_patient and bool(roster.shares[roster.peer_ids.index(src)])
 
+    def expects(self, ref: BlobRef) -> bool:
+        """Whether this average may still be made here, or come from its reducer."""
+        reducers = self._roster.peer_ids if self._roster else ()
+        return ref.part >= len(reducers) or reducers[ref.part] not in self.unresponsive
+
     def waiting_for(self) -> tuple[PeerId, ...]:
         """Whose bytes are missing."""
         return tuple(dict.fromkeys(want.source for want in self._wants.values()))
@@ -147,22 +166,30 @@ class Gathering:
         else:
             self._wants.pop((ref, None), None)
 
-    def on_fetch_failed(self, src: PeerId, ref: BlobRef, *, is_alive: bool, now_s: float) -> None:
+    def on_fetch_failed(self, src: PeerId, ref: BlobRef, *, failure: Failure, now_s: float) -> None:
         """Ask again, ask another, or go on without."""
         want = self._wants.get((ref, src if ref.kind == "part" else None))
         if not want or not want.is_flying or want.source != src:
             return
         want.is_flying = False
         want.retry_at_s = now_s + self._config.retry_s
-        if is_alive:
+        is_absent = failure is Failure.ABSENT
+        if is_absent:
             want.silent.pop(src, None)
-        if is_alive and self._is_patient_with(want):
+        if is_absent and self._is_patient_with(want):
             return
-        tries, most = (want.vain, MAX_VAIN_TRIES) if is_alive else (want.silent, MAX_SILENT_TRIES)
+        tries, most = (want.vain, MAX_VAIN_TRIES) if is_absent else (want.silent, MAX_SILENT_TRIES)
         tries[src] = tries.get(src, 0) + 1
-        if tries[src] < most:
+        if failure is Failure.SILENT:
+            self.silent.add(src)
+            for other in self._wants.values():  # it is no help with anything else, either
+                other.sources[1:] = [peer for peer in other.sources[1:] if peer != src]
+        elif tries[src] < most:
+            want.ask_in_turn(now_s=now_s)
             return
-        if not is_alive:
+        if failure is Failure.SILENT or want.is_last_resort:
+            want.retry_at_s = now_s  # the next one is asked at once
+        if not is_absent:
             self.unresponsive.add(src)
         self._drop_source(want)
 
@@ -184,8 +211,10 @@ class Gathering:
         for want in self._wants.values():
             if want.ref.kind == "average":
                 if self._is_patient_with(want):
-                    want.vain = _last_tries(want.sources)
+                    want.vain = self._last_tries(want.source, want.sources)
                 want.vain.pop(holder, None)
+                self.unresponsive.discard(holder)
+                self.silent.discard(holder)
                 if holder not in want.sources:
                     want.sources.append(holder)
         self._is_patient = False
@@ -219,7 +248,9 @@ class Gathering:
 
     def _drop_source(self, want: _Want) -> None:
         src = want.sources.pop(0)
-        want.vain = _last_tries(want.sources)
+        want.sources = [peer for peer in want.sources if peer not in self.silent]
+        if not want.is_last_resort:
+            want.is_last_resort, want.vain = True, self._last_tries(src, want.sources)
         if not want.sources:
             self._go_without(want, src)
 
@@ -250,13 +281,17 @@ class Gathering:
                 others = [other for other in self.partners if other != peer]
                 ref = self._ref("average", part)
                 if peer in self.unresponsive and others:
-                    want = _Want(ref, others, vain=_last_tries(others))
+                    others = [other for other in others if other not in self.silent] or others
+                    vain = self._last_tries(peer, others)
+                    want = _Want(ref, others, vain=vain, is_last_resort=True)
                 else:
                     want = _Want(ref, [peer, *others])
                 self._wants[ref, None] = want
                 self._ask(want)
 
+    def _last_tries(self, reducer: PeerId, sources: list[PeerId]) -> dict[PeerId, int]:
+        """Those who are not the reducer have its average already, or will never have it.
 
-def _last_tries(sources: list[PeerId]) -> dict[PeerId, int]:
-    """Those who are not the reducer have its average already, or will never have it."""
-    return dict.fromkeys(sources, MAX_VAIN_TRIES - 2)
+        To all of us it may not be silent, so others wait for it; but who has no hope says so.
+        """
+        return dict.fromkeys(sources, MAX_VAIN_TRIES - (1 if reducer in self.silent else 2))

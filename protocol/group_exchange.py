@@ -24,31 +24,34 @@ one at a time; whoever is in both moves to the larger. A member that dies or fre
 the exchange: reducers leave out what of its contribution has not come; its own average is looked
 for at the others, and if nobody has it, the attempt fails and all are READY again with what they
 brought. A peer that was late, or failed where others did not, hears that they committed and replays
-their averages from the bytes they applied; its own contribution stays in its delta and leaves with
-the next departure.
+their averages from the bytes they applied, round by round as far as they still have them; what is
+older it fetches as a state. Its own contribution stays in its delta and leaves with the next
+departure, with the weight of one round: the delta is longer already.
 
 Safety: one round has at most one result among peers that can reach each other and agree on who
 lives, because a reducer needs parts from a quorum of the live peers that it knew when it accepted
 the roster, and a peer is in one roster at a time: it leaves one for a larger only while that cannot
 be completed, for want of its own average or of that of whoever left before it. All apply the same
 decoded bytes, so equal rounds have equal anchors. There is no consensus: a member that got the last
-average and was cut off before it could pass it on has landed alone. The digests in READY and
-COMMITTED show that when it comes back, and the smaller camp takes over the larger one's anchor, its
-own delta on top.
+average and was cut off before it could pass it on has landed alone, and two parts that lost sight
+of each other both go on. The digests in READY and COMMITTED show that as soon as they meet, and
+`protocol.branches` says which anchor counts. Who has lost sight of everybody lands nothing for
+`ALONE_S`: its delta keeps growing, and it is merely late when it comes back.
 Liveness: while a quorum is ready and can reach each other, some attempt succeeds.
 """
 
+from collections import OrderedDict
+
 from protocol.errors import LocalProtocolError
-from protocol.exchange import Exchange, ExchangeConfig, Phase
+from protocol.exchange import Exchange, ExchangeConfig, Failure, Phase
 from protocol.gathering import Gathering
 from protocol.identity import PeerId
 from protocol.lottery import leader_order
 from protocol.machine import BlobRef, CatchUp, Discard, Land, Offer, Send
-from protocol.messages import Committed, Note, Ready, Roster
+from protocol.messages import MAX_TOKENS, Committed, Note, Ready, Roster
 from protocol.ready_peers import ReadyPeers
 from protocol.roster import RosterDecision, RosterView, decide_roster, is_quorum, roster_of
 from protocol.shares import are_fair
-from protocol.shunning import Shunning
 from protocol.terms import Terms
 
 READY_LIFE = 3.5
@@ -57,6 +60,15 @@ READY_LIFE = 3.5
 
 MAX_LEFT = 3
 """So often in a round we leave a roster for a larger one: each costs encoding and fetching anew."""
+ALONE_S = 600.0
+"""So long whoever has lost all the others lands nothing alone."""
+JUDGED_S = 5.0
+"""For so long two anchors that were compared are not compared again."""
+AMBIGUOUS_RESENDS = 2.0
+"""When equal rounds have unequal anchors, so many times `resend_s` pass until it is known who is
+where: the two camps are weighed."""
+MAX_JOURNAL = 64
+"""Rounds; the driver knows whose averages are still here."""
 FRESH_READY = 1.5
 """The same for a peer that has only just become ready itself: the others may have closed a roster
 without it, and it must not close another one."""
@@ -69,7 +81,6 @@ class GroupExchange(Exchange):
         super().__init__(config, round=round, anchor_digest=anchor_digest)
         self._tokens = 0
         self._ready = ReadyPeers()
-        self._shunned = Shunning()
         self._given_up: set[bytes] = set()
         """Exchanges of this round that we left; we never enter one again."""
         self._num_left = 0
@@ -80,9 +91,16 @@ class GroupExchange(Exchange):
         self._roster: Roster | None = None
         self._gathering: Gathering | None = None
         self._replayed: Committed | None = None
-        self._catching_up_from: PeerId | None = None
-        self._journal: tuple[bytes, Terms] | None = None
-        """The exchange that made our anchor, if one did, and what it agreed on."""
+        self._catching_up_from: tuple[PeerId, ...] = ()
+        self._journal: OrderedDict[int, Committed] = OrderedDict()
+        """By the round that it led to, each exchange since our anchor came some other way."""
+        self._rounds_missed = 0
+        """Landed by others while the contribution in our hands grew."""
+        self._alone_since_s: float | None = None
+        self._differs_since_s: float | None = None
+        """When we first heard, in this round, of another anchor in its place."""
+        self._judged: dict[bytes, float] = {}
+        """Anchors that ours was compared with, and until when that holds."""
 
     def waiting_for(self) -> tuple[PeerId, ...]:
         """Whose contribution or average is missing, or who is not ready yet."""
@@ -92,6 +110,21 @@ class GroupExchange(Exchange):
             candidates = self._candidates()
             return tuple(peer for peer in self._others if peer not in candidates)
         return ()
+
+    def on_members(
+        self,
+        others: tuple[PeerId, ...],
+        holders: tuple[PeerId, ...] = (),
+        left: tuple[PeerId, ...] = (),
+        *,
+        now_s: float,
+    ) -> None:
+        """These other peers are believed to live; whoever is in none of them is out of sight."""
+        if others:
+            self._alone_since_s = None
+        elif set(self._others) - {*holders, *left}:
+            self._alone_since_s = now_s
+        super().on_members(others, holders, left, now_s=now_s)
 
     def on_departed(self, tokens: int, *, now_s: float) -> None:
         """A new snapshot: tell the others, or refresh what we bring."""
@@ -124,26 +157,37 @@ class GroupExchange(Exchange):
             self._gathering.on_fetched(src, ref, now_s=now_s)
             self._advance(now_s)
 
-    def on_fetch_failed(self, src: PeerId, ref: BlobRef, *, is_alive: bool, now_s: float) -> None:
+    def on_fetch_failed(self, src: PeerId, ref: BlobRef, *, failure: Failure, now_s: float) -> None:
         """A part or an average could not be had from this peer."""
         if self._gathering and ref.exchange_id == self._gathering.exchange_id:
-            if is_alive and self._roster and self._gathering.is_reducing:
+            is_absent = failure is Failure.ABSENT
+            if is_absent and self._roster and self._gathering.is_reducing:
                 self._do(Send(src, self._roster))  # perhaps it is in another one
-            self._gathering.on_fetch_failed(src, ref, is_alive=is_alive, now_s=now_s)
+            self._gathering.on_fetch_failed(src, ref, failure=failure, now_s=now_s)
             self._advance(now_s)
+
+    def expects(self, ref: BlobRef) -> bool:
+        """Not of an exchange that we are not in, or from a reducer that is dead."""
+        gathering = self._gathering
+        if gathering is None or ref.exchange_id != gathering.exchange_id:
+            return False
+        return gathering.expects(ref)
 
     def on_landed(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
         """The outer step was taken; let the others know, in case they missed it."""
-        if self._gathering:
-            self._journal = self._gathering.exchange_id, self._gathering.terms
-        replayed, self._replayed = self._replayed, None
-        gathering = self._gathering
+        gathering, replayed, base = self._gathering, self._replayed, self.anchor_digest
         kept = set(gathering.partners) - gathering.unresponsive if gathering else set()
-        source = self._gathering.partners[0] if self._gathering and replayed else None
+        if gathering:
+            id, terms, tokens = gathering.exchange_id, gathering.terms, self._tokens_in_average()
+            where = self.config.fragment, round, anchor_digest
+            self._journal[round] = Committed(*where, id, terms.shares, terms.codec, base, tokens)
+            while len(self._journal) > MAX_JOURNAL:
+                self._journal.popitem(last=False)
+        self._rounds_missed = self._rounds_missed + 1 if replayed else 0
         self._enter_round(round, anchor_digest, now_s)
-        if replayed and source and replayed.anchor_digest != anchor_digest:
-            self._tell("anchor_differs", partners=[source], reason="after a replay")
-            self._fall_behind(source, now_s)
+        if replayed and gathering and replayed.anchor_digest != anchor_digest:
+            self._differ(gathering.partners[0], replayed.anchor_digest, now_s)
+            self._compare(gathering.partners[0], round, replayed.anchor_digest, now_s)
             return
         for peer in kept:
             self._shunned.forgive(peer)
@@ -151,17 +195,40 @@ class GroupExchange(Exchange):
             self._do(Send(peer, self._committed()))
 
     def on_caught_up(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
-        """We have somebody else's anchor; our delta of before is on top of it."""
+        """We have somebody else's anchor, or an average of both; our delta is on top of it."""
         if (round, anchor_digest) != (self.round, self.anchor_digest):
-            self._journal = None
-            self._shunned.forgive(self._catching_up_from or PeerId(""))
-        elif self._catching_up_from:
-            self._shun(self._catching_up_from, now_s)
+            self._journal.clear()
+            self._rounds_missed += max(0, round - self.round)
+            for peer in self._catching_up_from:
+                self._shunned.forgive(peer)
+        else:
+            self._judged.clear()
+            for peer in self._catching_up_from:
+                self._shun(peer, now_s)
         self._enter_round(round, anchor_digest, now_s)
+
+    def on_entered(self) -> None:
+        """Say where we are: who is farther answers with what came since."""
+        for peer in self._audience:
+            self._ask_what_we_missed(peer)
+
+    def on_slept(self, *, now_s: float) -> None:
+        """Rounds are common, so we shall hear that we are behind."""
+
+    def on_kept(self, *, now_s: float) -> None:
+        """Ours is the anchor that counts; whoever is at theirs will hear of it, and come."""
+        self._enter_round(self.round, self.anchor_digest, now_s)
+        self._announce_anchor()
+
+    def on_leaving(self, *, now_s: float) -> None:
+        """Take our READY back; a roster that was closed before they hear it still finds us."""
+        super().on_leaving(now_s=now_s)
+        if self.phase is Phase.READY:
+            self._announce(now_s)
 
     def on_timer(self, *, now_s: float) -> None:
         """Repeat what may be lost, close the roster, or go on with the exchange."""
-        if self.phase is Phase.READY:
+        if self.phase is Phase.READY and not self._is_leaving:
             if self._resend_at_s is not None and now_s >= self._resend_at_s:
                 self._announce(now_s)
                 self._ready.forget_silent(now_s - READY_LIFE * self.config.resend_s)
@@ -173,7 +240,7 @@ class GroupExchange(Exchange):
 
     def next_deadline_s(self) -> float | None:
         """The earliest of the timers of this phase."""
-        if self.phase is Phase.READY:
+        if self.phase is Phase.READY and not self._is_leaving:
             wake_at_s = self._decide(None).wake_at_s
             times = [time for time in (self._resend_at_s, wake_at_s) if time is not None]
             return min(times, default=None)
@@ -190,22 +257,27 @@ class GroupExchange(Exchange):
 
     def _our_ready(self) -> Ready:
         where = self.config.fragment, self.round
-        return Ready(*where, self._tokens, self.anchor_digest, self.up_bps, self.wanted_codec)
+        # A delta is as long as the time in which it grew. Were it to weigh as much more, too, one
+        # late peer would move everybody as if all had been late.
+        tokens = 0 if self._is_leaving else -(-self._tokens // (1 + self._rounds_missed))
+        return Ready(*where, tokens, self.anchor_digest, self.up_bps, self.wanted_codec)
 
     def _on_ready(self, src: PeerId, note: Ready, now_s: float) -> None:
         if note.round < self.round:
-            self._do(Send(src, self._committed(can_replay=note.round == self.round - 1)))
+            self._on_behind(src, note, now_s)
             return
         if self._shunned.holds(src, now_s=now_s):
             return
+        if not note.tokens:  # it leaves: nothing waits for it any more
+            self._ready.forget(src)
+            self.on_unreachable(src, now_s=now_s)
+            return
         self._ready.hear(src, note, now_s=now_s)
-        if note.round == self.round + 1 and not self.is_using_snapshot:
-            # We missed their note that they committed: say where we are, and they repeat it.
-            self._do(Send(src, self._our_ready()))
-        elif note.round > self.round:
-            self._fall_behind(src, now_s)
+        if note.round > self.round:
+            self._ask_what_we_missed(src)
         elif note.anchor_digest != self.anchor_digest:
-            self._on_other_anchor(src, note, now_s)
+            self._differ(src, note.anchor_digest, now_s)
+            self._compare(src, note.round, note.anchor_digest, now_s)
         elif self._roster and self._roster.round == self.round:
             if src in self._roster.peer_ids:
                 self._do(Send(src, self._roster))
@@ -214,6 +286,27 @@ class GroupExchange(Exchange):
                     self._advance(now_s)
         else:
             self.on_timer(now_s=now_s)
+
+    def _ask_what_we_missed(self, peer: PeerId) -> None:
+        """Says where we are: they answer with what comes next, or that they do not have it."""
+        if not self.is_using_snapshot:
+            self._do(Send(peer, self._our_ready()))
+
+    def _on_behind(self, src: PeerId, note: Ready, now_s: float) -> None:
+        """Tells them what they missed; unless they went another way."""
+        replay = self._journal.get(note.round + 1)
+        if (
+            replay
+            and note.round >= self.replayable_from - 1
+            and replay.base_digest == note.anchor_digest
+        ):
+            self._do(Send(src, replay))
+            return
+        self._do(Send(src, self._committed()))
+        if not self.lineage.knows(note.round, note.anchor_digest) and note.round:
+            self._ready.hear(src, note, now_s=now_s)
+            self._differ(src, note.anchor_digest, now_s)
+            self._compare(src, note.round, note.anchor_digest, now_s)
 
     def _candidates(self) -> dict[PeerId, Ready]:
         """Who else could be in this round's roster."""
@@ -225,6 +318,9 @@ class GroupExchange(Exchange):
         ready = [*self._candidates(), config.our_id]
         num_live = len(self._others) + 1
         if now_s is not None:
+            if self._is_out_of_sight(now_s):
+                self._quorum_since_s = self._complete_since_s = None
+                return RosterDecision(False, "the others are out of sight")
             quorum = is_quorum(len(ready), num_live, config.quorum_frac)
             self._quorum_since_s = _since(self._quorum_since_s, quorum, now_s)
             missing = set(self._others) - self._unreachable - set(ready)
@@ -242,6 +338,10 @@ class GroupExchange(Exchange):
             takeover_s=config.takeover_s,
         )
         return decide_roster(view, now_s=float("-inf") if now_s is None else now_s)
+
+    def _is_out_of_sight(self, now_s: float) -> bool:
+        """Whether we have lost all the others, and they may go on somewhere without us."""
+        return self._alone_since_s is not None and now_s < self._alone_since_s + ALONE_S
 
     def _close_roster(self, now_s: float) -> None:
         candidates = self._candidates()
@@ -327,6 +427,7 @@ class GroupExchange(Exchange):
                     gathering.exchange_id,
                     gathering.terms,
                     rebase_on_anchor=not gathering.is_member,
+                    tokens=self._tokens_in_average(),
                 )
             )
 
@@ -341,56 +442,72 @@ class GroupExchange(Exchange):
         self._given_up.add(gathering.exchange_id)
         self._gathering = self._roster = self._replayed = None
         if not gathering.is_member:  # the averages are gone: fetch the state instead
-            self._catch_up(gathering.partners[0])
+            self._catch_up(gathering.partners)
             return
         for peer in gathering.unresponsive:
-            self._shun(peer, now_s)
+            self._shun(peer, now_s, is_silent=peer in gathering.silent)
         self.phase = Phase.READY
         self._quorum_since_s = self._complete_since_s = None
         self._announce(now_s)
+        self.on_timer(now_s=now_s)  # the others may be ready again already
 
     def _enter_round(self, round: int, anchor_digest: bytes, now_s: float) -> None:
         if round != self.round:
             self._given_up.clear()
             self._num_left = 0
+            self._differs_since_s = None
         self.round, self.anchor_digest = round, anchor_digest
         self.phase = Phase.IDLE
         self._roster = self._gathering = self._replayed = None
         self._quorum_since_s = self._complete_since_s = self._resend_at_s = None
         self._ready.forget_before(round)
         if ahead := self._ready.ahead_of(round):
-            self._fall_behind(ahead, now_s)
+            self._ask_what_we_missed(ahead)
 
     # ---- others are ahead, or elsewhere
 
-    def _shun(self, peer: PeerId, now_s: float) -> None:
+    def _shun(self, peer: PeerId, now_s: float, *, is_silent: bool = False) -> None:
         """Without a READY of this peer nothing draws us to its round, or into a roster with it."""
         self._ready.forget(peer)
-        self._shunned.add(peer, now_s=now_s)
+        self._shunned.add(peer, now_s=now_s, is_silent=is_silent)
 
-    def _committed(self, *, can_replay: bool = True) -> Committed:
-        anchor = self.config.fragment, self.round, self.anchor_digest
-        if not self._journal or not can_replay:
-            return Committed(*anchor)
-        exchange_id, terms = self._journal
-        return Committed(*anchor, exchange_id, terms.shares, terms.codec)
+    def _committed(self) -> Committed:
+        plain = Committed(self.config.fragment, self.round, self.anchor_digest)
+        return self._journal.get(self.round, plain)
+
+    def _announce_anchor(self) -> None:
+        for peer in self._audience:
+            self._do(Send(peer, self._committed()))
+
+    def _tokens_in_average(self) -> int:
+        """Returns what the average of the exchange under way, or just landed, stands for."""
+        if self._replayed:
+            return self._replayed.tokens
+        members = self._roster.members if self._roster else ()
+        return min(MAX_TOKENS - 1, sum(member.tokens for member in members))
 
     def _on_committed(self, src: PeerId, note: Committed, now_s: float) -> None:
         if note.round <= self.round or self._shunned.holds(src, now_s=now_s):
             return
-        if self._journal and note.exchange_id == self._journal[0]:
+        if any(note.exchange_id == past.exchange_id for past in self._journal.values()):
             return  # it took us to where we are, and nowhere else
-        if self.phase is Phase.EXCHANGING and self._gathering and self._gathering.is_member:
-            if note.exchange_id == self._gathering.exchange_id:
-                self._gathering.on_holder(src, now_s=now_s)
+        gathering = self._gathering
+        if self.phase is Phase.EXCHANGING and gathering:
+            if note.exchange_id == gathering.exchange_id:
+                gathering.on_holder(src, now_s=now_s)
                 self._advance(now_s)
+                return
+            if not gathering.is_member:
                 return
         elif self.is_using_snapshot:
             return
-        if note.round == self.round + 1 and note.exchange_id:
+        is_next = note.round == self.round + 1 and bool(note.exchange_id)
+        if is_next and note.base_digest == self.anchor_digest:
             self._replay(src, note, now_s)
-        else:
-            self._fall_behind(src, now_s)
+        elif self._gathering is None:
+            if is_next:
+                self._differ(src, note.base_digest, now_s)
+            self._compare(src, note.round, note.anchor_digest, now_s)
 
     def _replay(self, src: PeerId, note: Committed, now_s: float) -> None:
         if self._gathering:  # our own attempt of this round came to nothing
@@ -404,28 +521,37 @@ class GroupExchange(Exchange):
         )
         self._advance(now_s)
 
-    def _fall_behind(self, src: PeerId, now_s: float) -> None:
+    def _compare(self, src: PeerId, round: int, digest: bytes, now_s: float) -> None:
+        """They are at another anchor: we are behind, or one of us went another way."""
         if self.is_using_snapshot:
             return  # we hear of it again when this has ended
-        self._tell("catching_up", partners=[src])
-        self._catch_up(src)
+        if now_s < self._judged.get(digest, now_s):
+            return
+        their_camp = {src, *self._ready.at(round, digest)}
+        elsewhere = {*self._ready.not_at(self.round, self.anchor_digest)} | their_camp
+        our_camp = 1 + len(set(self._others) - elsewhere - self._unreachable)
+        if self._differs_since_s is not None and abs(round - self.round) <= 1:
+            until_s = self._differs_since_s + AMBIGUOUS_RESENDS * self.config.resend_s
+            if now_s < until_s:  # who is where decides, and not all have spoken yet
+                return
+        self._judged = {key: until_s for key, until_s in self._judged.items() if until_s > now_s}
+        self._judged[digest] = now_s + JUDGED_S
+        self._tell("catching_up", partners=sorted(their_camp))
+        first = (src, *sorted(their_camp - {src}))
+        self._catch_up(first, our_camp=our_camp, their_camp=len(their_camp))
 
-    def _catch_up(self, src: PeerId) -> None:
-        self.phase, self._catching_up_from = Phase.CATCHING_UP, src
-        self._do(CatchUp(src, self.config.fragment))
+    def _catch_up(
+        self, donors: tuple[PeerId, ...], *, our_camp: int = 1, their_camp: int = 1
+    ) -> None:
+        self.phase, self._catching_up_from = Phase.CATCHING_UP, donors
+        self._do(CatchUp(donors, self.config.fragment, our_camp, their_camp))
 
-    def _on_other_anchor(self, src: PeerId, note: Ready, now_s: float) -> None:
-        """Equal rounds, unequal anchors: the smaller camp takes over the larger one's anchor."""
-        theirs = self._ready.num_like(note)
-        ours = len(self._candidates()) + 1
-        self._tell(
-            "anchor_differs",
-            partners=[src],
-            ours=self.anchor_digest.hex()[:12],
-            theirs=note.anchor_digest.hex()[:12],
-        )
-        if (theirs, note.anchor_digest) > (ours, self.anchor_digest):
-            self._fall_behind(src, now_s)
+    def _differ(self, src: PeerId, theirs: bytes, now_s: float) -> None:
+        """Two anchors for one place: the driver tells people, the judge decides."""
+        if self._differs_since_s is None:
+            self._differs_since_s = now_s
+            digests = {"ours": self.anchor_digest.hex()[:12], "theirs": theirs.hex()[:12]}
+            self._tell("anchor_differs", partners=[src], **digests)
 
 
 def _rank(roster: Roster) -> tuple[int, bytes]:

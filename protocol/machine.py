@@ -20,7 +20,8 @@ class BlobRef:
     """The name of something too large for a message.
 
     Kinds: `part` (one member's contribution to one part of a fragment), `average` (a part's
-    average), `state` (anchor and outer state of a fragment).
+    average), `index` (what a fragment's state is made of, see `protocol.state_index`), `state`
+    (anchor and outer state of a fragment, by the name that its index gives it).
     """
 
     kind: str
@@ -80,7 +81,7 @@ class Land:
     """Take the outer step with the collected average; report with `on_landed`.
 
     `rebase_on_anchor` is true when our own contribution is not in it: local work since the last
-    landing then stays on top of the new anchor.
+    landing then stays on top of the new anchor. `tokens` are those of all whose average it is.
     """
 
     fragment: int
@@ -88,6 +89,7 @@ class Land:
     exchange_id: bytes
     terms: Terms
     rebase_on_anchor: bool = False
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +102,16 @@ class Discard:
 
 @dataclass(frozen=True, slots=True)
 class CatchUp:
-    """Fetch anchor, outer state and round of a fragment from `src`; report with `on_caught_up`."""
+    """Compare our anchor with theirs, and take it over, or average both; see `protocol.branches`.
 
-    src: PeerId
+    Report with `on_caught_up`, or with `on_kept` when ours is to stay as it is. `our_camp` and
+    `their_camp` are how many peers are known to be at either anchor.
+    """
+
+    donors: tuple[PeerId, ...]
     fragment: int
+    our_camp: int = 1
+    their_camp: int = 1
 
 
 @dataclass(frozen=True, slots=True)

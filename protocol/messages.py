@@ -74,7 +74,7 @@ class Committed:
     """My anchor is at `round`; this exchange took it there, and I still have its averages.
 
     An anchor that came some other way has no exchange: `exchange_id` is empty, and so are
-    the shares.
+    the shares. Whoever is at `base_digest` may replay the averages, of `tokens` in all.
     """
 
     fragment: int
@@ -83,6 +83,8 @@ class Committed:
     exchange_id: bytes = b""
     shares: tuple[int, ...] = ()
     codec: int = 0
+    base_digest: bytes = bytes(DIGEST_BYTES)
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,8 @@ def note_to_bytes(note: Note) -> bytes:
             out.committed.exchange_id = note.exchange_id
             out.committed.shares.extend(note.shares)
             out.committed.codec = note.codec
+            out.committed.base_digest = note.base_digest
+            out.committed.tokens = note.tokens
         case Propose():
             out.propose.round = note.round
             out.propose.tokens = note.tokens
@@ -222,6 +226,8 @@ def _parse_committed(raw: pb.Note, max_peers: int) -> Committed:
         _sized(exchange_id, EXCHANGE_ID_BYTES if exchange_id else 0, "exchange id"),
         _parse_shares(raw.committed.shares) if exchange_id else (),
         _below(raw.committed.codec, MAX_CODECS, "codec"),
+        _sized(raw.committed.base_digest, DIGEST_BYTES, "base digest"),
+        _below(raw.committed.tokens, MAX_TOKENS, "tokens"),
     )
 
 

@@ -36,12 +36,11 @@ from collections import deque
 from dataclasses import dataclass
 
 from protocol.errors import LocalProtocolError
-from protocol.exchange import Exchange, ExchangeConfig, Phase
+from protocol.exchange import Exchange, ExchangeConfig, Failure, Phase
 from protocol.identity import PeerId
 from protocol.lottery import partner_order
 from protocol.machine import BlobRef, Discard, Fetch, Land, Offer, Reduce, Send
 from protocol.messages import Answer, Note, Propose
-from protocol.shunning import Shunning
 from protocol.terms import Terms
 
 PAUSE_FRAC = 1.0
@@ -55,6 +54,12 @@ RECENT_PARTNERS = 6
 """They come last: suitors would make the same pairs again, and the swarm would mix more slowly."""
 REMEMBERED_EXCHANGES = 256
 """A proposal that comes late must not open an exchange that is over."""
+
+_REASONS = {
+    Failure.ABSENT: "does not have it",
+    Failure.BROKEN: "does not answer",
+    Failure.SILENT: "does not even answer a ping",
+}
 
 
 @dataclass(slots=True)
@@ -79,7 +84,6 @@ class PairExchange(Exchange):
             "_ask_again_at_s",
             "_suitors",
             "_failed_partners",
-            "_shunned",
             "_entered",
             "_last_landed",
             "_recent",
@@ -100,7 +104,6 @@ class PairExchange(Exchange):
         self._suitors: dict[PeerId, float] = {}
         """Who asked us in vain, and when."""
         self._failed_partners: set[PeerId] = set()
-        self._shunned = Shunning()
         self._entered: deque[bytes] = deque(maxlen=REMEMBERED_EXCHANGES)
         self._last_landed = b""
         self._recent: deque[PeerId] = deque(maxlen=RECENT_PARTNERS)
@@ -144,19 +147,19 @@ class PairExchange(Exchange):
         terms = Terms(codec=self._pair.codec)
         self._do(Land(self.config.fragment, self.round, ref.exchange_id, terms))
 
-    def on_fetch_failed(self, src: PeerId, ref: BlobRef, *, is_alive: bool, now_s: float) -> None:
+    def on_fetch_failed(self, src: PeerId, ref: BlobRef, *, failure: Failure, now_s: float) -> None:
         """Ask a living partner again soon; give up one that does not answer."""
         pair = self._pair
         if self.phase is not Phase.EXCHANGING or not pair or ref.exchange_id != pair.exchange_id:
             return
         pair.tries += 1
-        if is_alive and pair.tries < MAX_FETCH_TRIES:
+        if failure is Failure.ABSENT and pair.tries < MAX_FETCH_TRIES:
             pair.retry_at_s = now_s + self.config.retry_s
             # Late, or not in this exchange at all: an answer may have been lost, or come too late.
             self._do(Send(src, self._proposal(pair, begun=True)))
             return
-        self._shunned.add(src, now_s=now_s)
-        self._give_up("does not have it" if is_alive else "does not answer", now_s)
+        self._shunned.add(src, now_s=now_s, is_silent=failure is Failure.SILENT)
+        self._give_up(_REASONS[failure], now_s)
 
     def on_landed(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
         """The outer step was taken; train on."""
@@ -168,8 +171,18 @@ class PairExchange(Exchange):
         self.phase, self._pair = Phase.IDLE, None
 
     def on_caught_up(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
-        """Pairs have no common anchor to catch up with."""
-        raise LocalProtocolError("pairs do not catch up")
+        """We have somebody else's anchor, which is newer; our delta is on top of it."""
+        self.round, self.anchor_digest = round, anchor_digest
+        self.phase = Phase.IDLE
+
+    def _renew(self) -> None:
+        self._asked = self._ask_again_at_s = None
+        super()._renew()
+
+    def on_leaving(self, *, now_s: float) -> None:
+        """Ask nobody any more, accept nobody; whoever says yes to our last question finds us."""
+        super().on_leaving(now_s=now_s)
+        self._ask_again_at_s = None
 
     def on_timer(self, *, now_s: float) -> None:
         """Unanswered question, pause over, fetch to repeat, or exchange too long."""
@@ -230,6 +243,8 @@ class PairExchange(Exchange):
         return sorted(order, key=last.__contains__) if last else list(order)
 
     def _ask_next(self, now_s: float) -> None:
+        if self._is_leaving:
+            return
         if not self._candidates and not self._has_drawn:
             self._candidates, self._has_drawn = self._draw(now_s), True
         if not self._candidates:
@@ -263,6 +278,8 @@ class PairExchange(Exchange):
 
     def _pause(self, about_s: float, now_s: float) -> None:
         """Asks nobody for a while, and accepts whoever asks us."""
+        if self._is_leaving:
+            return
         # Peers in step, each asking while it is asked, would refuse each other for ever; so they
         # fall out of it by what is as good as drawn.
         wait = 0.5 + int.from_bytes(self._last_question[:2]) / (1 << 16)
@@ -310,7 +327,7 @@ class PairExchange(Exchange):
 
     def _is_refused(self, src: PeerId, note: Propose, now_s: float) -> bool:
         is_stale = note.tokens == 0 or note.exchange_id in self._entered
-        return is_stale or self._shunned.holds(src, now_s=now_s)
+        return is_stale or self._is_leaving or self._shunned.holds(src, now_s=now_s)
 
     def _on_answer(self, src: PeerId, note: Answer, now_s: float) -> None:
         asked, pair = self._asked, self._pair

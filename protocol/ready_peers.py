@@ -46,14 +46,24 @@ class ReadyPeers:
             if peer in words and words[peer].note.tokens and _is_at(words[peer].note, ours)
         }
 
-    def num_like(self, note: Ready) -> int:
-        """Returns how many have the round and anchor of this one."""
-        return sum(_is_at(word.note, note) for word in self._words.values())
+    def at(self, round: int, anchor_digest: bytes) -> list[PeerId]:
+        """Returns who is at this anchor."""
+        where = round, anchor_digest
+        return [peer for peer, word in self._words.items() if _place(word.note) == where]
+
+    def not_at(self, round: int, anchor_digest: bytes) -> list[PeerId]:
+        """Returns who is known to be at another one."""
+        where = round, anchor_digest
+        return [peer for peer, word in self._words.items() if _place(word.note) != where]
 
     def ahead_of(self, round: int) -> PeerId | None:
         """Returns somebody who is in a later round."""
         return next((peer for peer, word in self._words.items() if word.note.round > round), None)
 
 
+def _place(note: Ready) -> tuple[int, bytes]:
+    return note.round, note.anchor_digest
+
+
 def _is_at(note: Ready, other: Ready) -> bool:
-    return (note.round, note.anchor_digest) == (other.round, other.anchor_digest)
+    return _place(note) == _place(other)

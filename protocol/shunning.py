@@ -1,40 +1,68 @@
 """Peers that let us down: for how long to do without them."""
 
+from dataclasses import dataclass
+
 from protocol.identity import PeerId
 
 SHUN_S = 5.0, 120.0
 """The first and the longest pause."""
 
 
+@dataclass(slots=True)
+class _Pause:
+    until_s: float
+    length_s: float
+    ends_with_a_word: bool
+    is_over: bool = False
+
+
 class Shunning:
-    """Peers that speak, but do not give what they should; one may dial, and not be dialled.
+    """Peers that do not give what they should; one may dial, and not be dialled.
 
     The pause doubles each time, or else their every note would draw us into an exchange in vain.
+    Who was merely silent may have been busy, or frozen, and is welcome as soon as it speaks; but
+    not if that was no better the last time.
     """
 
     def __init__(self) -> None:
-        self._until_s: dict[PeerId, tuple[float, float]] = {}
-        """Until when we do without, and how long that pause is."""
+        self._pauses: dict[PeerId, _Pause] = {}
 
     def __bool__(self) -> bool:
         """Whether there is, or was, anybody."""
-        return bool(self._until_s)
+        return bool(self._pauses)
 
-    def add(self, peer: PeerId, *, now_s: float) -> None:
-        """This peer let us down, once more; others that have long ceased to are forgiven."""
-        self._until_s = {
-            other: (until_s, pause_s)
-            for other, (until_s, pause_s) in self._until_s.items()
-            if until_s + pause_s > now_s
+    def __len__(self) -> int:
+        """Returns how many are remembered."""
+        return len(self._pauses)
+
+    def add(self, peer: PeerId, *, now_s: float, is_silent: bool = False) -> None:
+        """This peer let us down, once more; others that have long ceased to are forgiven.
+
+        Args:
+            peer: Who.
+            now_s: The time.
+            is_silent: Nothing came from it at all.
+        """
+        self._pauses = {
+            other: pause
+            for other, pause in self._pauses.items()
+            if pause.until_s + pause.length_s > now_s
         }
-        _, pause_s = self._until_s.get(peer, (0.0, SHUN_S[0] / 2))
-        pause_s = min(2 * pause_s, SHUN_S[1])
-        self._until_s[peer] = now_s + pause_s, pause_s
+        last = self._pauses.get(peer)
+        length_s = min(2 * last.length_s, SHUN_S[1]) if last else SHUN_S[0]
+        self._pauses[peer] = _Pause(now_s + length_s, length_s, is_silent and last is None)
+
+    def hear(self, peer: PeerId) -> None:
+        """This peer speaks."""
+        pause = self._pauses.get(peer)
+        if pause and pause.ends_with_a_word:
+            pause.is_over = True
 
     def forgive(self, peer: PeerId) -> None:
         """This peer did what it should."""
-        self._until_s.pop(peer, None)
+        self._pauses.pop(peer, None)
 
     def holds(self, peer: PeerId, *, now_s: float) -> bool:
         """Whether we do without this peer now."""
-        return now_s < self._until_s.get(peer, (0.0, 0.0))[0]
+        pause = self._pauses.get(peer)
+        return pause is not None and not pause.is_over and now_s < pause.until_s

@@ -12,8 +12,9 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from peer.config import PeerConfig, cap_of, parse_listen
-from peer.run_folder import read_ticket
+from peer.config import PeerConfig, cap_of, parse_listen, parse_metrics
+from peer.log_file import LogFile
+from peer.run_folder import folder_here, read_ticket, with_kept_addresses
 from protocol.errors import ConfigError
 from protocol.ticket import parse_ticket
 
@@ -35,8 +36,11 @@ def join(
         typer.Option("--dir", help="This peer's folder; default thinwire-RUN here."),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on from the last checkpoint in this peer's folder.")
+        Path | None, typer.Option(help="As --dir, and there must be a checkpoint to go on from.")
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew, although there is a checkpoint.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads for training; 0: all.")] = 0,
     max_steps: Annotated[
@@ -59,34 +63,41 @@ def join(
     checkpoint_every: Annotated[
         float, typer.Option(min=1, help="Seconds between two checkpoints.")
     ] = 300.0,
+    keep: Annotated[int, typer.Option(min=1, help="Checkpoints that are kept.")] = 2,
     wait: Annotated[
         float, typer.Option(min=1, help="Seconds to look for somebody who knows the run.")
     ] = 60.0,
     allow_text: Annotated[
         bool, typer.Option(help="Let a run train on files of yours that its manifest names.")
     ] = False,
+    metrics: Annotated[
+        str | None, typer.Option(help="[HOST:]PORT at which Prometheus may ask; default is none.")
+    ] = None,
     plain: Annotated[bool, typer.Option(help="Plain lines instead of a live screen.")] = False,
 ) -> None:
     """Join a run and train with the others.
 
-    All you need is the ticket. Nothing listens beyond this machine unless --listen says so.
+    All you need is the ticket; to come back, not even that: the peer goes on from its last
+    checkpoint. Nothing listens beyond this machine unless --listen says so.
     """
     if resume is not None and directory is not None and resume != directory:
         raise ConfigError("--resume names this peer's folder already; leave --dir out")
+    if resume is not None and fresh:
+        raise ConfigError("--resume goes on from a checkpoint, --fresh does not; leave one out")
     folder = resume or directory
     if ticket is None:
-        if folder is None:
-            raise ConfigError("give a ticket, or the folder of a peer with --resume")
+        folder = folder or folder_here(Path())
         parsed = read_ticket(folder)
     else:
         is_path = len(ticket) < LONGEST_PATH and Path(ticket).exists()
         parsed = read_ticket(Path(ticket)) if is_path else parse_ticket(ticket)
-    folder = folder or Path(f"thinwire-{parsed.run_id[:12]}")
+        folder = folder or Path(f"thinwire-{parsed.run_id[:12]}")
+        parsed = with_kept_addresses(parsed, folder)
     host, port = parse_listen(listen)
     config = PeerConfig(
         ticket=parsed,
         directory=folder,
-        resume=resume is not None,
+        resume=False if fresh else True if resume else None,
         device=device,
         threads=threads,
         max_steps=max_steps,
@@ -98,8 +109,10 @@ def join(
         evaluate_every_rounds=evaluate_every,
         evaluation_bytes=evaluation_bytes,
         checkpoint_every_s=checkpoint_every,
+        keep_checkpoints=keep,
         wait_s=wait,
         allow_text_recipe=allow_text,
+        metrics=None if metrics is None else parse_metrics(metrics),
     )
     console = Console()
     try:
@@ -114,19 +127,21 @@ async def _live(config: PeerConfig, console: Console, *, plain: bool) -> None:
     title = f"thinwire, run {config.ticket.run_id[:12]}"
     console.print(f"{title}, in {config.directory}", markup=False, highlight=False)
     with console.status("loading"):  # importing torch and hivemind takes seconds
-        from peer.app import Peer
         from peer.cli.screen import show
-    peer = Peer(config)
+        from peer.lives import Lives
+        from peer.metrics import served
+    peer = Lives(config)
     leave_on_signals(peer.leave)
     showing = asyncio.create_task(show(peer.status, console, title=title, plain=plain))
     try:
-        await peer.live()
+        with served(peer.status, config.metrics):
+            await peer.live()
     finally:
         showing.cancel()
         await asyncio.gather(showing, return_exceptions=True)
     console.print(
-        f"left at step {peer.status.step}, round {peer.status.round}; go on with: "
-        f"thinwire join --resume {config.directory}",
+        f"left at step {peer.status.step}, round {peer.status.round}; come back with: "
+        f"thinwire join --dir {config.directory}",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -163,6 +178,6 @@ def _log_to(console: Console, folder: Path) -> None:
     screen = RichHandler(console=console, show_path=False, show_time=False, markup=False)
     screen.setLevel(logging.WARNING)
     screen.setFormatter(logging.Formatter("%(message)s"))
-    file = logging.FileHandler(folder / "peer.log")
+    file = LogFile(folder / "peer.log")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[screen, file], force=True)

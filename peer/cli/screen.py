@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from peer.cli.waiting import wait_rows, wait_words
 from peer.status import PeerStatus
 from peer.units import format_bytes
 
@@ -31,7 +32,10 @@ async def show(status: PeerStatus, console: Console, *, title: str, plain: bool)
 
 
 async def _show_lines(status: PeerStatus, console: Console) -> None:
-    """One line when the phase changes before training, then one every few seconds."""
+    """One line when the phase changes before training, then one every few seconds.
+
+    Before training, that one is of the longest wait, if there is any.
+    """
     last_phase, next_at_s, num_notices = "", 0.0, 0
     while True:
         for notice in status.notices[num_notices:]:
@@ -44,6 +48,10 @@ async def _show_lines(status: PeerStatus, console: Console) -> None:
         elif not is_training and status.phase != last_phase:
             console.print(status.phase, markup=False, highlight=False, soft_wrap=True)
             last_phase = status.phase
+            next_at_s = time.monotonic() + PLAIN_EVERY_S
+        elif not is_training and time.monotonic() >= next_at_s and (words := _waiting(status)):
+            console.print(words, markup=False, highlight=False, soft_wrap=True)
+            next_at_s = time.monotonic() + PLAIN_EVERY_S
         await asyncio.sleep(REFRESH_S)
 
 
@@ -59,8 +67,15 @@ def line(status: PeerStatus) -> str:
         f"up {format_bytes(status.sent_bytes)} down {format_bytes(status.received_bytes)}",
         f"ways: {status.ways_words}" if status.ways_words else "",
         status.phase,
+        _waiting(status),
     ]
     return " | ".join(filter(None, parts))
+
+
+def _waiting(status: PeerStatus) -> str:
+    """The longest wait in words, if one is long enough to be shown."""
+    waits = status.waits
+    return "".join(f"waiting for {wait_words(wait, waits.now_s())}" for wait in waits.longest(1))
 
 
 def _screen(status: PeerStatus, title: str, *, width: int) -> Panel:
@@ -100,8 +115,10 @@ def _screen(status: PeerStatus, title: str, *, width: int) -> Panel:
             table.add_row(*row)
     notices = [Text(notice, style="yellow") for notice in status.notices[-3:]]
     now = Text.assemble(("now  ", "dim"), (status.phase, "bold"))
+    longest = status.waits.longest()
+    waits = [wait_rows(longest, status.waits.now_s())] if longest else []
     return Panel(
-        Group(now, Text(""), table, *notices),
+        Group(now, *waits, Text(""), table, *notices),
         title=title,
         subtitle="Ctrl+C leaves with a checkpoint",
         border_style="cyan",

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from peer.demo.report import Scores
 from peer.mixing import digest_of
-from peer.train.checkpoint import OUTER, latest, read_tensors
+from peer.train.checkpoint import OUTER, latest
 from peer.train.data import load_text
 from peer.train.evaluate import evaluate_flat
 from peer.train.model import initial_anchor
+from peer.train.tensor_file import read_tensors
 from protocol.errors import ConfigError
 from protocol.manifest import Manifest
 

@@ -9,11 +9,12 @@ identities cost nothing.
 import logging
 import warnings
 from collections import OrderedDict
-from collections.abc import Collection
 
 import msgpack  # type: ignore[import-untyped]
 
 from peer.net.record_rules import RecordRules
+from peer.net.swarm_clock import SwarmClock
+from protocol.identity import PeerId
 from protocol.manifest import RunId
 from protocol.record import MAX_RECORD_BYTES
 from protocol.rooms import rooms_of
@@ -24,7 +25,6 @@ with warnings.catch_warnings():
     from hivemind.dht.storage import DHTLocalStorage, DictionaryDHTValue
     from hivemind.dht.validation import DHTRecord, RecordValidatorBase
     from hivemind.utils.logging import use_hivemind_log_handler
-    from hivemind.utils.timed_storage import get_dht_time
 
 # hivemind renames a level of everybody's log, and brings a handler of its own. Its warnings are
 # about single messages of strangers, so only what would stop us gets through.
@@ -35,14 +35,17 @@ logging.getLogger("hivemind").setLevel(logging.CRITICAL)
 
 MAX_TOPICS = 64
 """A node keeps no more. It need not: there is one room for five peers, and five nodes keep each."""
+MAX_TOPICS_PER_OWNER = 16
+"""Of these. A peer of ten thousand publishes in five or six, and one node keeps few of them."""
 MAX_REMEMBERED_KEYS = 1024
 
 
 class RecordValidator(RecordValidatorBase):  # type: ignore[misc]  # hivemind is untyped
     """Lets only records of our run's peers in, each under its owner's name."""
 
-    def __init__(self, rules: RecordRules) -> None:
+    def __init__(self, rules: RecordRules, clock: SwarmClock) -> None:
         self._rules = rules
+        self._clock = clock
         self._topics = {node_key(rules.run_id, topic).to_bytes(): topic for topic in rules.topics}
         self._rooms: OrderedDict[bytes, str] = OrderedDict()
         """By key; those that were found last."""
@@ -58,7 +61,7 @@ class RecordValidator(RecordValidatorBase):  # type: ignore[misc]  # hivemind is
             owner,
             data,
             expires_unix_s=record.expiration_time,
-            now_unix_s=get_dht_time(),
+            now_unix_s=self._clock.now_unix_s(),
         )
 
     def _room(self, key: bytes, owner: str) -> str | None:
@@ -76,27 +79,59 @@ class RecordValidator(RecordValidatorBase):  # type: ignore[misc]  # hivemind is
 
 
 class BoundedStorage(DHTLocalStorage):  # type: ignore[misc]  # hivemind is untyped
-    """A node's storage that takes no more than so many topics, and so many owners a topic.
+    """A node's storage that keeps so many topics, and so many owners a topic, and no more.
+
+    The run's own topics and the rooms on our own way always have a place. Of the others, those stay
+    that have the most owners, and of these those that are nearest to our node: where one identity
+    alone publishes, somebody may just be filling nodes. And no owner is in many of them.
 
     Args:
-        max_records: of a topic.
-        lasting: keys for which there is a place, however many others there are.
+        rules: The run's.
+        our_id: Whose node it is.
     """
 
-    def __init__(self, max_records: int, lasting: Collection[DHTID] = ()) -> None:
+    def __init__(self, rules: RecordRules, our_id: PeerId) -> None:
         super().__init__()
-        self._max_records = max_records
-        self._lasting = frozenset(lasting)
+        self._max_records = rules.max_records
+        self._home = DHTID.generate(our_id)
+        ours = (*rules.topics, *rooms_of(our_id, rules.run_id))
+        self._lasting = frozenset(node_key(rules.run_id, topic) for topic in ours)
 
     def store_subkey(self, key: DHTID, subkey: object, value: bytes, expiration: float) -> bool:
         """Adds or replaces one owner's record."""
         present = self.get(key)
-        if present is None and key not in self._lasting and len(self) >= MAX_TOPICS:
-            return False
         is_new = present is None or subkey not in present.value
         if is_new and present is not None and len(present.value) >= self._max_records:
             return False
+        if is_new and key not in self._lasting:
+            if present is None and not self._make_room(key):
+                return False
+            self._leave_others(subkey)
         return bool(super().store_subkey(key, subkey, value, expiration))
+
+    def _make_room(self, key: DHTID) -> bool:
+        """Drops a topic if there are too many; returns whether there is a place for this one."""
+        if len(self) < MAX_TOPICS:
+            return True
+        worth = {key: (1, -self._home.xor_distance(key))}
+        for other, entry in self.items():
+            if other not in self._lasting:
+                worth[other] = (len(entry.value), -self._home.xor_distance(other))
+        least = min(worth, key=worth.__getitem__)
+        if least != key:
+            del self[least]
+        return bool(least != key)
+
+    def _leave_others(self, owner: object) -> None:
+        """Drops an owner's oldest record if it is in too many topics."""
+        kept = [
+            entry.value
+            for key, entry in self.items()
+            if key not in self._lasting and owner in entry.value
+        ]
+        if len(kept) >= MAX_TOPICS_PER_OWNER:
+            oldest = min(kept, key=lambda value: value.get(owner).expiration_time)
+            del oldest[owner]
 
     def trim(self) -> None:
         """Drops the newcomers of topics that grew too large."""

@@ -1,11 +1,12 @@
 """A directory in one process, for tests and simulations: same bytes, same rules, no network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from peer.net.record_rules import RecordRules
 from protocol.errors import RemoteError, TransportError
 from protocol.identity import Identity, PeerId
 from protocol.record import Record
+from protocol.ticket import Address
 
 
 class MemoryBoard:
@@ -53,6 +54,7 @@ class MemoryDirectory:
         self._board = board
         self._own: dict[str, Record] = {}
         self._is_closed = False
+        self.on_reunion: Callable[[], None] = lambda: None
 
     async def publish(self, topic: str, payload: bytes, *, lifetime_s: float) -> None:
         """Sets our own record under `topic`, until `lifetime_s` from now.
@@ -86,7 +88,12 @@ class MemoryDirectory:
             except RemoteError:
                 continue
             found[record.owner] = record
+        if own := found.get(self._identity.peer_id):  # perhaps of another life of ours
+            self._own[topic] = own  # which the next one must outlive
         return [found[owner] for owner in sorted(found)]
+
+    def meet(self, addresses: Iterable[Address]) -> None:
+        """Does nothing: all meet at the board."""
 
     def multiaddrs(self) -> Sequence[str]:
         """Returns nothing: there is nowhere to enter."""

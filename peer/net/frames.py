@@ -16,9 +16,10 @@ from protocol.pb import thinwire_pb2 as pb
 SERVICE = "thinwire.v1.Peer"
 HELLO = f"/{SERVICE}/Hello"
 NOTE = f"/{SERVICE}/Note"
+PING = f"/{SERVICE}/Ping"
 FETCH = f"/{SERVICE}/Fetch"
 
-BLOB_KINDS = frozenset({"part", "average", "state"})
+BLOB_KINDS = frozenset({"part", "average", "index", "state"})
 MAX_REQUEST_BYTES = 1024
 MAX_BLOB_BYTES = 1 << 48
 

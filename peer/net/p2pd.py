@@ -23,6 +23,7 @@ from protocol.identity import Identity
 logger = logging.getLogger(__name__)
 
 _START_S = 15.0
+_ENDED_S = 1.0
 _MORE_MADDRS_S = 0.02  # they come in one burst, one a line
 _MAX_SOCKET_PATH = 100  # the kernel's limit is 108, for the longest name in the directory
 
@@ -102,8 +103,22 @@ class P2pd:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def port(self) -> int:
+        """The TCP port on which it listens."""
+        return int(self.maddrs[0].split("/")[4])
+
+    async def wait(self) -> int:
+        """Returns how the daemon ended, when it has; less than 0 is minus a signal."""
+        assert self._process is not None
+        return await self._process.wait()
+
     async def close(self) -> None:
         """Kills the daemon and removes its directory."""
+        if self._process is not None and self._drain is not None and self._drain.done():
+            # It has ended by itself, and asyncio is about to know; to kill it now confuses that.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), _ENDED_S)
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()

@@ -1,4 +1,4 @@
-"""The listening side: Hello, Note and Fetch, for peers whose identity is proven."""
+"""The listening side: Hello, Note, Ping and Fetch, for peers whose identity is proven."""
 
 import asyncio
 import contextlib
@@ -28,6 +28,7 @@ from peer.net.refusals import RefusalLog
 from peer.net.serving import Serving
 from peer.net.tunnel import PIECE_BYTES
 from peer.ports import Inbox
+from peer.signs import Signs
 from protocol.errors import ConfigError, NotAvailable, RemoteError, TransportError
 from protocol.identity import Identity, PeerId
 from protocol.messages import parse_note
@@ -55,6 +56,7 @@ class WireServer:
         counters: ByteCounters,
         rates: LinkRates,
         pace: Pace,
+        signs: Signs,
     ) -> None:
         self._identity = identity
         self._our_id = identity.peer_id
@@ -62,12 +64,14 @@ class WireServer:
         self._membership = membership
         self._inbox = inbox
         self._counters = counters
+        self._signs = signs
         self._admitted = Admitted()
         self._refusals = RefusalLog(logger)
         self._serving = Serving(config, inbox, counters, self._refusals, rates=rates.up, pace=pace)
         self._server = grpc.aio.server(options=_server_options(config))
         handlers = {
             "Hello": grpc.unary_unary_rpc_method_handler(self._on_hello),
+            "Ping": grpc.unary_unary_rpc_method_handler(self._on_ping),
             "Note": grpc.unary_unary_rpc_method_handler(self._on_note),
             "Fetch": grpc.unary_stream_rpc_method_handler(self._on_fetch),
         }
@@ -162,6 +166,10 @@ class WireServer:
         taken: bytes = pb.NoteReply(taken=True).SerializeToString()
         return taken
 
+    async def _on_ping(self, request: bytes, context: Context) -> bytes:
+        await self._member(context)
+        return b""
+
     async def _on_fetch(self, request: bytes, context: Context) -> None:
         src = await self._member(context)
 
@@ -189,6 +197,7 @@ class WireServer:
         src = await self._proven(context)
         if src not in self._admitted:
             await _abort(context, grpc.StatusCode.UNAUTHENTICATED, "say hello first")
+        self._signs.hear(src, asyncio.get_running_loop().time())
         return src
 
     async def _proven(self, context: Context) -> PeerId:

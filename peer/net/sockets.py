@@ -33,11 +33,11 @@ class SocketMeter:
     """Counts the bytes of all TCP sockets of these processes, in our network namespace.
 
     Args:
-        pids: the processes; those that are gone or not ours count nothing.
+        pids: the processes; those that are gone or not ours count nothing. May be set anew.
     """
 
     def __init__(self, pids: Iterable[int]) -> None:
-        self._pids = tuple(pids)
+        self.pids = tuple(pids)
         self._living: dict[int, tuple[int, int]] = {}
         self._closed = (0, 0)
 
@@ -53,7 +53,7 @@ class SocketMeter:
 
     def sample(self) -> tuple[int, int]:
         """Returns bytes sent and received so far, by living and by closed sockets."""
-        ours = _inodes(self._pids)
+        ours = _inodes(self.pids)
         living: dict[int, tuple[int, int]] = {}
         for family in (socket.AF_INET, socket.AF_INET6):
             for cookie, inode, sent, received in _dump(family):

@@ -13,7 +13,14 @@ from peer.net.bundle import Bundle
 from peer.net.config import WireConfig
 from peer.net.counters import ByteCounters
 from peer.net.download import Download
-from peer.net.link import CALL_ERRORS, Addresses, Link, NotIntroduced
+from peer.net.link import (
+    CALL_ERRORS,
+    Addresses,
+    ConnectionBroken,
+    Link,
+    NotIntroduced,
+    error_from,
+)
 from peer.net.pace import Pace
 from peer.net.rates import LinkRates
 from peer.net.reach import Reach
@@ -23,6 +30,7 @@ from peer.net.transfer import Manner, Stripe, receive_stripe
 from peer.net.ways import WAYS
 from peer.net.width import Width
 from peer.ports import Inbox, Sink
+from peer.signs import Signs
 from protocol.errors import MalformedMessage, NotAvailable, RemoteError, TransportError
 from protocol.identity import Identity, PeerId
 from protocol.machine import BlobRef
@@ -45,6 +53,7 @@ class GrpcWire:
     Attributes:
         counters: payload bytes up and down, by kind.
         rates: what our link was seen to carry.
+        signs: when something last came from each peer.
         reach: how we are reached, and reach others, when dialling is of no use.
     """
 
@@ -54,6 +63,7 @@ class GrpcWire:
         self.counters = ByteCounters()
         self._up, self._down = Pace(config.up), Pace(config.down)
         self.rates = LinkRates(up_cap_bps=lambda: self._up.bps, down_cap_bps=lambda: self._down.bps)
+        self.signs = Signs()
         self._identity = identity
         self._config = config
         self._addresses = addresses
@@ -74,6 +84,7 @@ class GrpcWire:
             counters=self.counters,
             rates=self.rates,
             pace=self._up,
+            signs=self.signs,
         )
         self.reach = Reach(
             identity,
@@ -178,10 +189,37 @@ class GrpcWire:
         )
         await download.run()
 
+    async def ping(self, dst: PeerId, *, wait_s: float) -> None:
+        """Returns when the peer's process has answered; see `peer.ports.Wire`.
+
+        Raises:
+            TransportError: it has not, within `wait_s` or because it cannot be reached.
+            RemoteError: it refuses us, so it lives.
+        """
+        link, loop = self._link(dst), asyncio.get_running_loop()
+        give_up_at_s = loop.time() + wait_s
+        try:
+            async with asyncio.timeout(wait_s):
+                channel = await link.channel()
+        except TimeoutError:
+            raise TransportError(f"not reached within {wait_s:g} s") from None
+        asked_s = loop.time()
+        call = channel.unary_unary(frames.PING)(b"", timeout=give_up_at_s - asked_s)
+        try:
+            await call
+        except CALL_ERRORS as error:
+            failure = error_from(error, our_wait_s=wait_s)
+            if isinstance(failure, ConnectionBroken):
+                await link.drop(channel)
+            if not _is_older(error):
+                raise failure from None
+        self.signs.answer(dst, loop.time() - asked_s, loop.time())
+
     async def forget(self, peer_id: PeerId) -> None:
         """Closes the channel to a peer; it must also say Hello again before it is served."""
         self._server.forget(peer_id)
         self._bundles.pop(peer_id, None)
+        self.signs.forget(peer_id)
         link = self._links.pop(peer_id, None)
         if link is not None:
             await link.close()
@@ -218,12 +256,15 @@ class GrpcWire:
     async def _send(self, link: Link, data: bytes) -> pb.NoteReply:
         channel = await link.channel()
         wait_s = self._config.progress_s
+        loop = asyncio.get_running_loop()
+        asked_s = loop.time()
         call = channel.unary_unary(frames.NOTE)(data, timeout=wait_s)
         self.counters.sent["note"] += len(data)
         try:
             answer: bytes = await call
         except CALL_ERRORS as error:
             raise await link.on_failure(channel, error, wait_s=wait_s) from None
+        self.signs.answer(link.peer_id, loop.time() - asked_s, loop.time())
         if len(answer) > _MAX_REPLY_BYTES:
             raise MalformedMessage(f"an answer of {len(answer)} bytes to a note")
         reply = pb.NoteReply()
@@ -252,6 +293,7 @@ class GrpcWire:
             if message is grpc.aio.EOF:
                 return None
             data: bytes = message
+            self.signs.hear(src, loop.time())
             if not has_begun:  # not before: it may have been in the making
                 has_begun = True
                 self.rates.down.began(src, loop.time())
@@ -280,6 +322,12 @@ class GrpcWire:
             width = Width(self._config.most_connections, first=FIRST_CONNECTIONS)
             bundle = self._bundles[peer_id] = Bundle(link, width)
         return bundle
+
+
+def _is_older(error: BaseException) -> bool:
+    """Whether the peer does not know this call, which is an answer as well."""
+    unknown = grpc.StatusCode.UNIMPLEMENTED
+    return isinstance(error, grpc.aio.AioRpcError) and error.code() is unknown
 
 
 async def fetch_manifest(

@@ -13,6 +13,7 @@ from peer.net.refusals import RefusalLog
 from peer.net.serving import Serving
 from peer.net.transfer import Manner, Stripe, receive_stripe
 from peer.ports import Inbox, Sink
+from peer.signs import Signs
 from protocol.errors import RemoteError, RunMismatch, TransportError
 from protocol.identity import PeerId
 from protocol.machine import BlobRef
@@ -40,6 +41,9 @@ class MemoryWire:
         self._peer_id = peer_id
         self._config = config
         self._inbox = inbox
+        self.signs = Signs()
+        self.is_frozen = False
+        """It takes what comes, and answers nothing."""
         self._serving = Serving(
             config,
             inbox,
@@ -68,7 +72,10 @@ class MemoryWire:
             )
         except RemoteError as error:
             raise RemoteError(f"{dst} refuses our note: {error}") from None
+        now_s = asyncio.get_running_loop().time()
+        their.signs.hear(self._peer_id, now_s)
         their._inbox.on_note(self._peer_id, parsed)
+        self.signs.answer(dst, 0.0, now_s)
 
     @property
     def up_bps(self) -> float:
@@ -100,6 +107,7 @@ class MemoryWire:
 
             async def write(message: bytes, num_bytes: int, messages: _Messages = messages) -> None:
                 await messages.put(message)
+                self.signs.hear(src, asyncio.get_running_loop().time())
 
             serving = asyncio.create_task(their._serving.serve(self._peer_id, request, write))
             try:
@@ -109,6 +117,20 @@ class MemoryWire:
             finally:
                 serving.cancel()
                 await asyncio.gather(serving, return_exceptions=True)
+
+    async def ping(self, dst: PeerId, *, wait_s: float) -> None:
+        """Returns when they have answered; see `peer.ports.Wire`.
+
+        Raises:
+            TransportError: nobody is there, or it is frozen.
+            RemoteError: they refuse us.
+        """
+        their = self._reach(dst)
+        if their.is_frozen:
+            await asyncio.sleep(wait_s)
+            raise TransportError(f"no answer for {wait_s:g} s")
+        await asyncio.sleep(0)
+        self.signs.answer(dst, 0.0, asyncio.get_running_loop().time())
 
     async def close(self) -> None:
         """Leaves the network."""

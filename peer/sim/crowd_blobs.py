@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from peer.sim.crowd_sizes import BULK_FACTOR, REQUEST_BYTES
 from peer.sim.network import Action
+from protocol.exchange import Failure
 from protocol.identity import PeerId
 from protocol.machine import BlobRef, Fetch, Offer
 
@@ -106,19 +107,19 @@ class CrowdBlobs:
     def _asked(self, effect: Fetch) -> None:
         other = self._peer.crowd.peers.get(effect.src)
         if other is None:
-            self._miss(effect.src, partial(self._failed, effect, is_alive=False))
+            self._miss(effect.src, partial(self._failed, effect, failure=Failure.BROKEN))
         else:
             other.blobs.on_request(self._peer, effect)
 
     def _miss(self, src: PeerId, notice: Action) -> None:
         self._peer.crowd.clock.after(self._peer.notes.silence_s(src), notice)
 
-    def _failed(self, effect: Fetch, *, is_alive: bool) -> None:
-        self._peer.on_fetch_failed(effect, is_alive=is_alive)
+    def _failed(self, effect: Fetch, *, failure: Failure) -> None:
+        self._peer.on_fetch_failed(effect, failure=failure)
 
     def _arrive(self, effect: Fetch, value: float) -> None:
         if effect.src not in self._peer.crowd.peers:  # it died on the way, and so did the stream
-            self._miss(effect.src, partial(self._failed, effect, is_alive=False))
+            self._miss(effect.src, partial(self._failed, effect, failure=Failure.BROKEN))
             return
         if effect.ref.kind == "average":
             self.add_average(effect.ref)
@@ -156,7 +157,7 @@ class CrowdBlobs:
 
     def _refuse(self, asker: "CrowdPeer", effect: Fetch) -> None:
         crowd, our_id = self._peer.crowd, self._peer.peer_id
-        refused = partial(asker.blobs._failed, effect, is_alive=True)
+        refused = partial(asker.blobs._failed, effect, failure=Failure.ABSENT)
         crowd.network.note(our_id, asker.peer_id, REQUEST_BYTES, refused)
 
 

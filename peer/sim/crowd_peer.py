@@ -19,8 +19,9 @@ from peer.sim.crowd_tally import Tally
 from peer.sim.crowd_trainer import CrowdTrainer
 from peer.sim.crowd_value import CrowdValue
 from peer.sim.network import log_normal
-from protocol.exchange import Exchange, Phase
+from protocol.exchange import Exchange, Failure, Phase
 from protocol.identity import PeerId
+from protocol.lineage import Lineage
 from protocol.machine import (
     CatchUp,
     Discard,
@@ -32,11 +33,13 @@ from protocol.machine import (
     Send,
     Tell,
 )
-from protocol.messages import DIGEST_BYTES, Note
+from protocol.messages import DIGEST_BYTES, MAX_ROUND, Note
 
 if TYPE_CHECKING:
     from peer.sim.crowd import Crowd
 
+ONE_BRANCH = Lineage({}, horizon=MAX_ROUND)
+"""Sizes alone cannot go two ways."""
 _FIRST: State = 0, bytes(DIGEST_BYTES), 0.0, 0.0
 
 
@@ -132,6 +135,7 @@ class CrowdPeer:
         round, digest, self.value.phi, self.value.delta = state
         config = crowd.config_of(self.peer_id)
         machine = new_exchange(crowd.spec.mixing, config, round=round, anchor_digest=digest)
+        machine.lineage = ONE_BRANCH
         machine.on_members(tuple(self._member.known), now_s=now_s)
         self.machine = machine
         crowd.clock.at(self.trainer.begin(now_s), self._on_interval)
@@ -210,7 +214,7 @@ class CrowdPeer:
                 self.blobs.discard(effect.exchange_id)
             case CatchUp():
                 failed = partial(self._catch_up, (-1, *_FIRST[1:]))
-                self.blobs.fetch_state(effect.src, self._catch_up, failed)
+                self.blobs.fetch_state(effect.donors[0], self._catch_up, failed)
 
     # ---- what others say
 
@@ -247,11 +251,11 @@ class CrowdPeer:
             self.machine.on_fetched(effect.src, effect.ref, now_s=self.crowd.clock.now_s)
             self._settle(self.machine)
 
-    def on_fetch_failed(self, effect: Fetch, *, is_alive: bool) -> None:
+    def on_fetch_failed(self, effect: Fetch, *, failure: Failure) -> None:
         """A blob could not be had."""
         if not self.is_gone and self.machine is not None:
             self.machine.on_fetch_failed(
-                effect.src, effect.ref, is_alive=is_alive, now_s=self.crowd.clock.now_s
+                effect.src, effect.ref, failure=failure, now_s=self.crowd.clock.now_s
             )
             self._settle(self.machine)
 

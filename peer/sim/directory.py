@@ -1,17 +1,21 @@
 """The directory of a simulated swarm: expiring records, seen by whom their owner could reach."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 
+from peer.net.swarm_clock import SwarmClock
 from peer.sim.network import VirtualHost, VirtualNetwork
 from protocol.errors import LimitExceeded, TransportError
 from protocol.identity import PeerId
 from protocol.record import CLOCK_SKEW_S, MAX_LIFETIME_S, Record, next_expiry
+from protocol.ticket import Address
 
 LOOKUP_TRIPS = 3
 """Hops of a lookup in a DHT, each a round trip."""
 LOOKUP_BYTES = 2000.0
 """What one reading or publishing costs in sent and in received bytes, without the records."""
+NUM_ASKED_FOR_TIME = 3
 
 
 class Board:
@@ -25,6 +29,8 @@ class Board:
         self.network = network
         self._max_records = max_records
         self._topics: dict[str, dict[PeerId, tuple[Record, frozenset[PeerId] | None]]] = {}
+        self.clocks: dict[PeerId, SwarmClock] = {}
+        """Of the hosts."""
 
     def store(self, record: Record) -> bool:
         """Keeps a record, unless it lives too long, is an old one, or the topic is full."""
@@ -43,8 +49,8 @@ class Board:
         return True
 
     def records(self, topic: str, reader: VirtualHost) -> list[Record]:
-        """Returns what a host sees that is alive by its own clock."""
-        now_s = self.network.clock.now_s + reader.clock_offset_s
+        """Returns what a host sees that is alive by its clock."""
+        now_s = self.clocks[reader.host_id].now_unix_s()
         found = []
         for record, seen_by in self._topics.get(topic, {}).values():
             left_s = record.expires_unix_s - now_s
@@ -53,6 +59,16 @@ class Board:
             if seen_by is None or reader.host_id in seen_by:
                 found.append(record)
         return sorted(found, key=lambda record: record.owner)
+
+    def clocks_near(self, reader: VirtualHost) -> Iterator[tuple[PeerId, SwarmClock]]:
+        """Yields the clocks of running hosts to which a host is connected, the next ones first."""
+        here, network = reader.host_id, self.network
+        ids = sorted(self.clocks)
+        at = ids.index(here)
+        for there in chain(ids[at + 1 :], ids[:at]):
+            is_open = network.is_open(here, there) and network.is_open(there, here)
+            if is_open and not network.hosts[there].is_dead:
+                yield there, self.clocks[there]
 
     def _reached_by(self, owner: PeerId) -> frozenset[PeerId] | None:
         """Returns who is connected to a host, with detours; None for everybody."""
@@ -82,6 +98,11 @@ class SimDirectory:
         self._board = board
         self._host = host
         self._own: dict[str, Record] = {}
+        self.on_reunion: Callable[[], None] = lambda: None
+        clock = board.network.clock
+        self.clock = board.clocks[host.host_id] = SwarmClock(
+            wall=lambda: clock.now_s + host.clock_offset_s, steady=lambda: clock.now_s
+        )
 
     async def publish(self, topic: str, payload: bytes, *, lifetime_s: float) -> None:
         """Sets our own record.
@@ -96,7 +117,7 @@ class SimDirectory:
         previous = self._own.get(topic)
         expires_s = next_expiry(
             lifetime_s,
-            now_unix_s=self._board.network.clock.now_s + self._host.clock_offset_s,
+            now_unix_s=self.clock.now_unix_s(),
             previous_unix_s=None if previous is None else previous.expires_unix_s,
         )
         record = Record(self._host.host_id, topic, payload, expires_s)
@@ -109,7 +130,13 @@ class SimDirectory:
         await self._look_up(0, 0)
         records = self._board.records(topic, self._host)
         self._host.received_bytes += sum(len(record.payload) for record in records)
+        for record in records:
+            if record.owner == self._host.host_id:  # perhaps of another life of ours
+                self._own[topic] = record  # which the next one must outlive
         return records
+
+    def meet(self, addresses: Iterable[Address]) -> None:
+        """Does nothing: all meet at the board."""
 
     def multiaddrs(self) -> Sequence[str]:
         """Returns nothing: there is nowhere to enter."""
@@ -122,3 +149,5 @@ class SimDirectory:
         self._host.sent_bytes += LOOKUP_BYTES + sent_bytes
         self._host.received_bytes += LOOKUP_BYTES + received_bytes
         await asyncio.sleep(LOOKUP_TRIPS * 2 * self._host.link.latency_s)
+        for peer, clock in islice(self._board.clocks_near(self._host), NUM_ASKED_FOR_TIME):
+            self.clock.learn(peer, clock.own_unix_s(), asked_s=clock.steady_s())

@@ -68,7 +68,7 @@ class VirtualHost:
     __slots__ = (
         *("host_id", "link", "region", "is_dead", "is_silent", "is_hidden", "clock_offset_s"),
         *("sent_bytes", "received_bytes", "up_free_at_s", "down_free_at_s"),
-        *("_clock", "_thaw_at_s", "_held"),
+        *("_clock", "_died_at_s", "_thaw_at_s", "_held"),
     )
 
     def __init__(self, host_id: PeerId, link: LinkSpec, clock: VirtualClock) -> None:
@@ -87,6 +87,7 @@ class VirtualHost:
         self.up_free_at_s = 0.0
         self.down_free_at_s = 0.0
         self._clock = clock
+        self._died_at_s = -1.0
         self._thaw_at_s = 0.0
         self._held: list[Action] = []
 
@@ -98,11 +99,18 @@ class VirtualHost:
     def admits(self, callback: Action) -> bool:
         """Whether a callback may run now; a frozen host runs it later, a dead one never."""
         if self.is_dead:
+            if self._clock.now_s == self._died_at_s:  # or tasks that it wakes would never end
+                self._held.append(callback)
             return False
         if self.is_frozen:
             self._held.append(callback)
             return False
         return True
+
+    def die(self) -> None:
+        """Ends its processes, in the middle of whatever they do."""
+        self.is_dead = True
+        self._died_at_s = self._clock.now_s
 
     def freeze(self, duration_s: float) -> None:
         """Stops its processes for so long; what is due meanwhile runs afterwards."""

@@ -1,9 +1,11 @@
 """One simulated peer: the product's life, driver, mixing and trainer, on a virtual machine."""
 
 import asyncio
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from peer.birth import Birth
 from peer.driver import Driver
 from peer.life import Life, Parts
 from peer.method import method_of_run
@@ -17,6 +19,7 @@ from peer.sim.network import LinkSpec, VirtualHost, log_normal
 from peer.sim.trainer import SimTrainer
 from peer.sim.wire import SimWire, scaled_chunk_bytes
 from peer.status import PeerStatus
+from protocol.card import LIFE_BYTES
 from protocol.identity import PeerId
 from protocol.rooms import Rooms
 
@@ -121,6 +124,7 @@ class SimPeer:
             self.trained_from_s = self._swarm.clock.now_s
             await life.train(trainer_life)
         except asyncio.CancelledError:
+            await life.finish()
             await life.leave()
         finally:
             if self.ended_at_s is None:
@@ -138,9 +142,11 @@ class SimPeer:
             max_steps=swarm.max_steps,
             evaluation_bytes=swarm.evaluation_bytes,
         )
+        named = hashlib.sha256(f"{self.peer_id} {self.began_at_s:.9f}".encode())
+        birth = Birth(named.hexdigest()[: 2 * LIFE_BYTES], self.began_at_s)
         driver = self.driver = Driver(
             self.peer_id,
-            f"life {self.began_at_s:.9f}",
+            birth.life,
             manifest,
             self.mixing,
             events=events,
@@ -158,6 +164,7 @@ class SimPeer:
         wire = self.wire = SimWire(swarm.internet, self.host, self.context, config, inbox=driver)
         parts = Parts(
             our_id=self.peer_id,
+            birth=birth,
             manifest=manifest,
             mixing=self.mixing,
             driver=driver,
@@ -167,6 +174,7 @@ class SimPeer:
             status=self.status,
             events=events,
             addresses=lambda: ("virtual:1",),
+            clock=swarm.loop.time,
         )
         return parts, trainer
 

@@ -85,7 +85,7 @@ class SimSwarm:
         if peer.ended_at_s is None:
             peer.host.is_silent = is_silent
             peer.wire.die()
-            peer.host.is_dead = True
+            peer.host.die()
             peer.ended_at_s = self.clock.now_s
 
     def freeze(self, peer: SimPeer, duration_s: float) -> None:

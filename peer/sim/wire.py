@@ -22,6 +22,7 @@ from peer.net.refusals import RefusalLog
 from peer.net.serving import Serving
 from peer.net.transfer import Manner, Stripe, receive_stripe
 from peer.ports import Inbox, Sink
+from peer.signs import Signs
 from peer.sim.loop import VirtualLoop
 from peer.sim.network import Flow, VirtualHost, VirtualNetwork
 from protocol.errors import NotAvailable, RemoteError, TransportError
@@ -114,6 +115,7 @@ class SimWire:
             rates=self._rates.up,
             pace=Pace(NO_CAP),
         )
+        self.signs = Signs()
         self._is_closed = False
         internet.wires[self._our_id] = self
 
@@ -129,7 +131,7 @@ class SimWire:
         their = await self._connect(dst)
         taken: asyncio.Future[str] = self._internet.loop.create_future()
         self._say(their, len(data), lambda: their._on_note(self, data, taken), is_repeatable=True)
-        reason = await self._answer(taken, their, self._config.progress_s)
+        reason = await self._timed(taken, their, self._config.progress_s)
         if reason:
             raise RemoteError(f"{dst} refuses our note: {reason}")
 
@@ -159,6 +161,21 @@ class SimWire:
             raise
         finally:
             stream.is_closed = True
+
+    async def ping(self, dst: PeerId, *, wait_s: float) -> None:
+        """Returns when their process has answered; see `peer.ports.Wire`.
+
+        Raises:
+            TransportError: it has not.
+        """
+        try:
+            async with asyncio.timeout(wait_s):
+                their = await self._connect(dst)
+                pong: asyncio.Future[None] = self._internet.loop.create_future()
+                self._say(their, 0, lambda: their._on_ping(self, pong))
+                await self._timed(pong, their, wait_s)
+        except TimeoutError:
+            raise TransportError(f"no answer for {wait_s:g} s") from None
 
     @property
     def up_bps(self) -> float:
@@ -192,6 +209,7 @@ class SimWire:
     # ---- what arrives at our host
 
     def _on_note(self, src: "SimWire", data: bytes, taken: "asyncio.Future[str]") -> None:
+        self._hear(src)
         config, reason = self._config, ""
         self.payload_received_bytes += len(data)
         try:
@@ -205,6 +223,13 @@ class SimWire:
         except RemoteError as error:
             reason = str(error)
         self._say(src, 0, lambda: _settle(taken, reason))
+
+    def _on_ping(self, src: "SimWire", pong: "asyncio.Future[None]") -> None:
+        self._hear(src)
+        self._say(src, 0, lambda: _settle(pong, None))
+
+    def _hear(self, src: "SimWire") -> None:
+        self.signs.hear(src._our_id, self._internet.loop.time())
 
     def _on_fetch(self, src: "SimWire", request: bytes, stream: "_Stream") -> None:
         task = self._internet.loop.create_task(self._serve(src._our_id, request, stream))
@@ -275,6 +300,16 @@ class SimWire:
         """Whether the process at the other end of a connection still is."""
         is_same = self._internet.wires.get(their._our_id) is their
         return their._host.is_silent or (is_same and not their._host.is_dead)
+
+    async def _timed(
+        self, answer: "asyncio.Future[Answer]", their: "SimWire", wait_s: float
+    ) -> Answer:
+        """Waits as `_answer` does, and notes how long it took."""
+        asked_s = self._internet.loop.time()
+        value = await self._answer(answer, their, wait_s)
+        now_s = self._internet.loop.time()
+        self.signs.answer(their._our_id, now_s - asked_s, now_s)
+        return value
 
     async def _answer(
         self, answer: "asyncio.Future[Answer]", their: "SimWire", wait_s: float
@@ -366,6 +401,7 @@ class _Stream:
             NotAvailable: the server has no more of it.
         """
         message = await self._arrived.get()
+        self._client._hear(self._server)
         if isinstance(message, NotAvailable):
             raise message
         return message

@@ -34,8 +34,10 @@ it into `base[f]`, then `Land` as not planned. Without a snapshot in hand, send 
 when `Departed` comes. A departure of the schedule that meanwhile finds the snapshot out is made up
 for right after such a landing.
 
-*A consistent checkpoint*: before it saves, the trainer lands all that came before `Save`. So the
-wire process's half is its outer state at the moment it sent `Save`.
+*A consistent checkpoint*: before it copies what it will write, the trainer lands all that came
+before `Save`, and the wire process sends no `Land` between `Save` and `Staged`. So the wire
+process's half is its outer state at the moment it sent `Save`. What comes after `Staged` is in
+neither half, even while both are being written.
 
 *Crashes*: the memory has no name and dies with its last process. If the trainer dies, all tokens
 are void: the wire process makes a new interchange and sends `Resume` or `Start` to a new trainer.

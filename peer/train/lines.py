@@ -54,7 +54,7 @@ class Progress:
     step_s: float
     """One inner step, without work for exchanges and evaluations."""
     overhead_s: float
-    """Total time between steps for snapshots, landings and saves."""
+    """Total time between steps for snapshots, landings and the copies that are saved."""
     waited_s: float
     """Total time between steps in which the trainer was stuck in its socket to the wire process."""
     longest_gap_s: float
@@ -93,12 +93,23 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """The replica of this moment is copied, and will be written: landings may go on."""
+
+    step: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """The replica is in `path`, or `problem` says why not; then the staged folder is gone."""
+    """What was `Staged` is on the disk in `path`, or `problem` says why not; then it is gone."""
 
     step: int
     tokens: int
     path: str
+    num_bytes: int = 0
+    digest: str = ""
+    """BLAKE3 of the file, in hex."""
     problem: str | None = None
 
 
@@ -172,9 +183,14 @@ class Evaluate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Save:
-    """Write inner.safetensors into this staged folder."""
+    """Write inner.safetensors into this staged folder; `Staged` and `Saved` answer it."""
 
     folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """Make no further step, and go on answering: the machine is needed to leave."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,8 +198,8 @@ class Leave:
     """Stop training and exit."""
 
 
-ToWire = Hello | Started | Progress | Departed | Landed | Evaluated | Saved | Left | Failed
-ToTrainer = Start | Resume | Land | Free | Depart | Evaluate | Save | Leave
+ToWire = Hello | Started | Progress | Departed | Landed | Evaluated | Staged | Saved | Left | Failed
+ToTrainer = Start | Resume | Land | Free | Depart | Evaluate | Save | Rest | Leave
 Message = ToWire | ToTrainer
 
 _KINDS: dict[str, type[Message]] = {

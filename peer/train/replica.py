@@ -170,9 +170,9 @@ class Replica:
         tensors = {"counter.step": torch.tensor(self.step)}
         tensors["counter.tokens"] = torch.tensor(self.tokens)
         for name, param in self.model.named_parameters():
-            tensors[f"theta.{name}"] = param.detach().cpu()
+            tensors[f"theta.{name}"] = param.detach()
             for key, value in self.optimizer.state[param].items():
-                tensors[f"{self.manifest.inner.optimizer}.{key}.{name}"] = value.cpu()
+                tensors[f"{self.manifest.inner.optimizer}.{key}.{name}"] = value
         return tensors
 
     def restore(self, tensors: dict[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ Nothing in it waits for the wire process. Who owns which buffer is in `peer.trai
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from optim.layout import Layout
 from optim.schedule import Schedule
-from peer.train.checkpoint import INNER, read_tensors, write_tensors
+from peer.train.checkpoint import INNER
 from peer.train.config import EVALUATION_BYTES
 from peer.train.interchange import Interchange
 from peer.train.lines import (
@@ -30,18 +31,22 @@ from peer.train.lines import (
     Leave,
     Left,
     Message,
+    Rest,
     Resume,
     Save,
-    Saved,
     Start,
     Started,
 )
 from peer.train.meter import Meter
+from peer.train.saver import Saver
+from peer.train.tensor_file import read_tensors
 from protocol.errors import ConfigError, LocalProtocolError
 from protocol.manifest import Manifest
 
 IDLE_POLL_S = 0.2
 """How long a trainer with nothing to train waits for the next message."""
+SAVE_POLL_S = 0.01
+"""The same while a checkpoint is being written."""
 
 
 class Port(Protocol):
@@ -99,7 +104,7 @@ class Learner(Protocol):
         """Return bits per byte on the validation text."""
 
     def state(self) -> dict[str, Tensor]:
-        """Return everything that `restore` needs."""
+        """Return everything that `restore` needs; it changes with the next step."""
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take back what `state` returned."""
@@ -117,6 +122,7 @@ class Trainer:
         max_steps: Train up to this step of the run's count, then only answer. None: for ever.
         evaluation_bytes: Validation text read by one evaluation.
         clock: Seconds, monotonic.
+        executor: Where checkpoints are written; None for a thread of low priority.
     """
 
     def __init__(
@@ -130,6 +136,7 @@ class Trainer:
         max_steps: int | None = None,
         evaluation_bytes: int = EVALUATION_BYTES,
         clock: Callable[[], float] = time.monotonic,
+        executor: Executor | None = None,
     ) -> None:
         spec = replica.manifest.method.schedule
         try:
@@ -151,11 +158,20 @@ class Trainer:
             pid=os.getpid(),
         )
         self._meter = Meter(replica.device, clock=clock)
+        self._saver = Saver(
+            replica.device,
+            settle=self._settle,
+            state=self._state,
+            pause=lambda: self._meter.aside(is_overhead=True),
+            send=port.send,
+            executor=executor,
+        )
         self._tokens = [0] * spec.fragments  # trained, and in no average yet
         self._departed: dict[int, Departed] = {}  # snapshots that the wire process owns
         self._landings: dict[int, Land] = {}  # here, but the overlap is not over yet
         self._asked: set[int] = set()  # departures beside the schedule
         self._is_started = False
+        self._is_resting = False
         self._is_reported_done = False
         self.has_left = False
 
@@ -194,6 +210,7 @@ class Trainer:
             self._answer(message)
             if self.has_left:
                 return
+        self._saver.turn()
         self._land_due()
 
     def act(self) -> None:
@@ -215,14 +232,15 @@ class Trainer:
 
     def _news(self) -> Sequence[Message]:
         if not self.is_training:
-            return self._port.poll(wait_s=IDLE_POLL_S)
+            return self._port.poll(wait_s=SAVE_POLL_S if self._saver.is_busy else IDLE_POLL_S)
         with self._meter.talk():
             return self._port.poll()
 
     @property
     def is_training(self) -> bool:
         """Whether there is an inner step to make."""
-        return self._is_started and not (self._is_done or self._port.is_closed)
+        is_over = self._is_done or self._is_resting or self._port.is_closed
+        return self._is_started and not is_over
 
     @property
     def _is_done(self) -> bool:
@@ -249,8 +267,11 @@ class Trainer:
             case Evaluate():
                 self._evaluate(message)
             case Save():
-                self._save(Path(message.folder))
+                self._saver.ask(message)
+            case Rest():
+                self._is_resting = True
             case Leave():
+                self._saver.finish()
                 self.has_left = True
                 self._port.send(Left(step=self._replica.step))
             case _:
@@ -318,20 +339,14 @@ class Trainer:
             )
         )
 
-    def _save(self, folder: Path) -> None:
-        # All landings before this line belong to the wire process's half of the checkpoint.
+    def _settle(self) -> tuple[int, int]:
+        # All landings before a `Save` belong to the wire process's half of the checkpoint.
         for landing in list(self._landings.values()):
             self._land(landing)
-        problem = None
-        with self._meter.aside(is_overhead=True):
-            tensors = self._replica.state()
-            tensors["counter.fragment_tokens"] = torch.tensor(self._tokens)
-            try:
-                write_tensors(folder / INNER, tensors)
-            except ConfigError as error:  # a full disk stops checkpoints, not training
-                problem = str(error)
-        step, tokens = self._replica.step, self._replica.tokens
-        self._port.send(Saved(step=step, tokens=tokens, path=str(folder / INNER), problem=problem))
+        return self._replica.step, self._replica.tokens
+
+    def _state(self) -> dict[str, Tensor]:
+        return self._replica.state() | {"counter.fragment_tokens": torch.tensor(self._tokens)}
 
     def _resume(self, folder: Path) -> None:
         tensors = read_tensors(folder / INNER)

@@ -23,13 +23,13 @@ import torch
 
 from peer.train.alone import train_alone
 from peer.train.channel import LineChannel
-from peer.train.checkpoint import write_tensors
 from peer.train.config import read_config
 from peer.train.data import check_validation, load_text
 from peer.train.interchange import Interchange
 from peer.train.lines import Failed, Message, to_line
 from peer.train.model import VOCAB_SIZE, num_parameters
 from peer.train.replica import Replica, choose_device
+from peer.train.tensor_file import write_tensors
 from peer.train.trainer import Trainer
 from protocol.errors import ConfigError
 

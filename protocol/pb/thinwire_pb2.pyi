@@ -83,18 +83,22 @@ class Member(_message.Message):
     def __init__(self, peer_id: _Optional[str] = ..., tokens: _Optional[int] = ...) -> None: ...
 
 class Committed(_message.Message):
-    __slots__ = ("round", "anchor_digest", "exchange_id", "shares", "codec")
+    __slots__ = ("round", "anchor_digest", "exchange_id", "shares", "codec", "base_digest", "tokens")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ANCHOR_DIGEST_FIELD_NUMBER: _ClassVar[int]
     EXCHANGE_ID_FIELD_NUMBER: _ClassVar[int]
     SHARES_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
+    BASE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
     round: int
     anchor_digest: bytes
     exchange_id: bytes
     shares: _containers.RepeatedScalarFieldContainer[int]
     codec: int
-    def __init__(self, round: _Optional[int] = ..., anchor_digest: _Optional[bytes] = ..., exchange_id: _Optional[bytes] = ..., shares: _Optional[_Iterable[int]] = ..., codec: _Optional[int] = ...) -> None: ...
+    base_digest: bytes
+    tokens: int
+    def __init__(self, round: _Optional[int] = ..., anchor_digest: _Optional[bytes] = ..., exchange_id: _Optional[bytes] = ..., shares: _Optional[_Iterable[int]] = ..., codec: _Optional[int] = ..., base_digest: _Optional[bytes] = ..., tokens: _Optional[int] = ...) -> None: ...
 
 class Propose(_message.Message):
     __slots__ = ("round", "tokens", "exchange_id", "codec", "begun")
@@ -199,7 +203,7 @@ class DialBackReply(_message.Message):
     def __init__(self, reached: _Optional[_Iterable[str]] = ..., failed: _Optional[_Iterable[str]] = ..., refusal: _Optional[str] = ...) -> None: ...
 
 class PeerCard(_message.Message):
-    __slots__ = ("wire_addresses", "multiaddrs", "role", "step", "round", "tokens", "software", "reach", "relays", "up_bps", "down_bps")
+    __slots__ = ("wire_addresses", "multiaddrs", "role", "step", "round", "tokens", "software", "reach", "relays", "up_bps", "down_bps", "life", "began_unix_s")
     WIRE_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     MULTIADDRS_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +215,8 @@ class PeerCard(_message.Message):
     RELAYS_FIELD_NUMBER: _ClassVar[int]
     UP_BPS_FIELD_NUMBER: _ClassVar[int]
     DOWN_BPS_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     wire_addresses: _containers.RepeatedScalarFieldContainer[str]
     multiaddrs: _containers.RepeatedScalarFieldContainer[str]
     role: str
@@ -222,4 +228,6 @@ class PeerCard(_message.Message):
     relays: _containers.RepeatedScalarFieldContainer[str]
     up_bps: int
     down_bps: int
-    def __init__(self, wire_addresses: _Optional[_Iterable[str]] = ..., multiaddrs: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ..., reach: _Optional[str] = ..., relays: _Optional[_Iterable[str]] = ..., up_bps: _Optional[int] = ..., down_bps: _Optional[int] = ...) -> None: ...
+    life: bytes
+    began_unix_s: float
+    def __init__(self, wire_addresses: _Optional[_Iterable[str]] = ..., multiaddrs: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ..., reach: _Optional[str] = ..., relays: _Optional[_Iterable[str]] = ..., up_bps: _Optional[int] = ..., down_bps: _Optional[int] = ..., life: _Optional[bytes] = ..., began_unix_s: _Optional[float] = ...) -> None: ...

@@ -77,7 +77,7 @@ class HivemindWorld:
 
         if self.attacker is None:
             self.attacker = await self.start(MALLORY)
-        node = self.attacker._node
+        node = self.attacker._upkeep.node.dht
         node.protocol.record_validator = None
         replies = await node.protocol.call_store(
             PeerID.from_base58(_address(self.directories[0]).peer_id),

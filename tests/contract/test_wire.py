@@ -174,3 +174,54 @@ async def test_a_closed_wire_sends_nothing(wires: Any) -> None:
         await a.wire.send(b.peer_id, NOTE)
     with pytest.raises(TransportError, match="closed"):
         await fetched(a.wire, b.peer_id, REF, 1)
+
+
+# ---- signs of life
+
+
+async def test_a_living_peer_answers_a_ping(wires: Any) -> None:
+    a, b = await wires.start(), await wires.start()
+    for _ in range(3):
+        await a.wire.ping(b.peer_id, wait_s=5.0)
+    assert b.inbox.notes.empty()
+
+
+async def test_whoever_is_not_there_answers_no_ping(wires: Any) -> None:
+    a, b = await wires.start(), await wires.start()
+    with pytest.raises(TransportError, match="no address"):
+        await a.wire.ping(Identity(b"z" * 32).peer_id, wait_s=5.0)
+    await a.wire.ping(b.peer_id, wait_s=5.0)
+    await b.wire.close()
+    for _ in range(3):
+        with pytest.raises(TransportError):
+            await a.wire.ping(b.peer_id, wait_s=5.0)
+    await a.wire.close()
+    with pytest.raises(TransportError, match="closed"):
+        await a.wire.ping(b.peer_id, wait_s=5.0)
+
+
+async def test_a_peer_of_another_run_says_so_when_it_is_pinged(wires: Any) -> None:
+    a, b = await wires.start(), await wires.start(run_id="cd" * 32)
+    with pytest.raises(RunMismatch, match="refuses us"):
+        await a.wire.ping(b.peer_id, wait_s=5.0)
+
+
+async def test_whatever_comes_is_a_sign_of_life(wires: Any) -> None:
+    a, b = await wires.start(), await wires.start()
+    loop = asyncio.get_running_loop()
+    data = bytes(100_000)  # more than goes over the connection of notes
+    b.inbox.blobs[REF] = BytesSource(data)
+    steps = (
+        lambda: a.wire.send(b.peer_id, NOTE),
+        lambda: a.wire.ping(b.peer_id, wait_s=5.0),
+        lambda: fetched(a.wire, b.peer_id, REF, len(data)),
+    )
+    assert a.wire.signs.heard_at_s(b.peer_id) == float("-inf")
+    for step in steps:
+        since_s = loop.time()
+        await step()
+        assert since_s <= a.wire.signs.heard_at_s(b.peer_id) <= loop.time()
+    since_s = loop.time()
+    await a.wire.send(b.peer_id, NOTE)
+    assert b.wire.signs.heard_at_s(a.peer_id) >= since_s
+    assert 0.0 <= a.wire.signs.trip_s(b.peer_id) < 5.0

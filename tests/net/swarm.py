@@ -151,6 +151,12 @@ class Swarm:
         options = ("--device", "cpu", "--threads", "1", "--plain", "--evaluate-every", "1000")
         return self._add(actor.name, "join", "--resume", str(actor.folder), *options)
 
+    def come_back(self, actor: Actor, *options: str) -> Actor:
+        """Starts a peer that has gone again: it is told its folder and no more."""
+        actor.end()
+        common = ("--device", "cpu", "--threads", "1", "--plain", "--evaluate-every", "1000")
+        return self._add(actor.name, "join", "--dir", str(actor.folder), *common, *options)
+
     def end(self) -> None:
         for actor in self.actors.values():
             actor.end()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from peer.net import directory_hivemind
+from peer.net import directory_upkeep
 from peer.net.directory_hivemind import HivemindDirectory
 from peer.net.directory_memory import MemoryBoard, MemoryDirectory
 from peer.net.p2pd import free_port
@@ -38,7 +38,7 @@ async def test_a_peer_that_starts_first_finds_those_that_come_later(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(directory_hivemind, "_REPING_S", 0.2)
+    monkeypatch.setattr(directory_upkeep, "HURRY_S", 0.2)
     port = free_port("127.0.0.1")
     early = await HivemindDirectory.start(
         A, RUN_ID, bootstrap=[Address("127.0.0.1", port, B.peer_id)]

@@ -1,6 +1,7 @@
 """Peers that nobody can dial: they listen at others, are called back, and are passed on to."""
 
 import asyncio
+import contextlib
 import math
 import os
 import socket
@@ -367,6 +368,24 @@ async def test_two_that_nobody_can_dial_meet_through_a_third(world: World) -> No
     assert one.way_to(other) == other.way_to(one) == "relayed"
     assert relay.wire.counters.sent["relay"] > 6_000_000
     assert relay.inbox.notes.empty()
+
+
+async def test_a_ping_goes_through_tunnels_and_is_answered_by_the_peer_alone(world: World) -> None:
+    one, other = await world.start(1, dialable=False), await world.start(2, dialable=False)
+    relay = await world.start(3, dialable=True)
+    await world.settle(one, other)
+    for _ in range(3):  # the first way is perhaps not open yet
+        with contextlib.suppress(TransportError):
+            await one.wire.ping(other.peer_id, wait_s=5.0)
+    await one.wire.ping(other.peer_id, wait_s=5.0)
+    assert one.way_to(other) == "relayed"
+    heard_s = one.wire.signs.heard_at_s(other.peer_id)
+    await world.leave(other)  # the relay goes on
+    with pytest.raises(TransportError):
+        await one.wire.ping(other.peer_id, wait_s=1.0)
+    assert one.wire.signs.heard_at_s(other.peer_id) == heard_s
+    await relay.wire.ping(one.peer_id, wait_s=5.0)
+    assert relay.way_to(one) == "reverse"
 
 
 async def test_a_slow_relay_delivers_all_the_same(world: World) -> None:

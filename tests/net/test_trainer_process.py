@@ -23,9 +23,14 @@ from peer.train.lines import (
     Left,
     Message,
     Progress,
+    Rest,
+    Save,
+    Saved,
+    Staged,
     Start,
 )
 from peer.train.model import initial_anchor, num_parameters
+from peer.train.tensor_file import read_tensors
 from protocol.manifest import Manifest, manifest_from
 
 pytestmark = pytest.mark.net
@@ -122,6 +127,32 @@ def test_a_trainers_life(launch: Callable[[Interchange], Wire], buffers: Interch
     wire.channel.send(Leave())
     wire.wait_for(Left)
     assert wire.process.wait(timeout=60) == 0
+
+
+def test_it_trains_on_while_it_saves_and_leaves_when_it_is_written(
+    launch: Callable[[Interchange], Wire], buffers: Interchange, tmp_path: Path
+) -> None:
+    wire = launch(buffers)
+    wire.channel.send(Start(step=0, tokens=0))
+    wire.wait_for(Progress)
+    folders = [tmp_path / "first", tmp_path / "last", tmp_path / "nowhere"]
+    for folder in folders[:2]:
+        folder.mkdir()
+    wire.channel.send(Save(folder=str(folders[0])))
+    staged, saved = wire.wait_for(Staged), wire.wait_for(Saved)
+    assert (saved.step, saved.tokens) == (staged.step, staged.tokens)
+    assert wire.wait_for(Progress).step > saved.step
+    path = Path(saved.path)
+    assert saved.num_bytes == path.stat().st_size
+    assert int(read_tensors(path)["counter.step"]) == saved.step
+    wire.channel.send(Save(folder=str(folders[2])))
+    assert "cannot write to" in wire.wait_for(Saved).problem
+    for message in (Rest(), Save(folder=str(folders[1])), Leave()):
+        wire.channel.send(message)
+    last = wire.wait_for(Saved)
+    assert wire.wait_for(Left).step == last.step
+    assert wire.process.wait(timeout=60) == 0
+    assert int(read_tensors(Path(last.path))["counter.step"]) == last.step
 
 
 def test_it_exits_when_our_socket_closes(

@@ -314,7 +314,11 @@ def assert_bounded(swarm: SimSwarm) -> None:
         if peer.trained_from_s is None:
             continue
         driver, mixing = peer.driver, peer.mixing
-        assert len(mixing._benches) <= 2 * num_fragments
+        for fragment in range(num_fragments):
+            kept = [bench for key, bench in mixing._benches.items() if key[0] == fragment][:-2]
+            assert sum(bench.shared_bytes for bench in kept) <= mixing.state_bytes(fragment)
+            assert not kept or driver._pins._pins[fragment]
+            assert len(driver._pins._pins[fragment]) <= 2
         assert len(driver._tasks) <= 40 * num_fragments, driver._tasks
         assert len(driver._offers) <= 64
         assert len(driver._fetches) <= 8 * num_fragments, driver._fetches
@@ -325,7 +329,7 @@ def assert_bounded(swarm: SimSwarm) -> None:
                 assert len(getattr(machine, name, ())) <= 16, (name, getattr(machine, name))
             if isinstance(machine, GroupExchange):
                 assert len(machine._ready._words) <= 16
-            assert len(machine._shunned._until_s) <= len(swarm.peers)
+            assert len(machine._shunned) <= len(swarm.peers)
 
 
 def assert_fired(swarm: SimSwarm, case: Case) -> Counter[str]:

@@ -35,6 +35,7 @@ async def served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             announce_host=None,
             on_ready=lambda ticket: None,
             on_refresh=lambda presence: None,
+            on_notice=lambda notice: None,
         )
     assert "\n" not in str(refused.value)
     return str(refused.value)

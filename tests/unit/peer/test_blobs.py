@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,8 +11,8 @@ from hypothesis import strategies as st
 from optim.codec.codec import codec_named
 from optim.codec.grains import ALIGNMENT_ELEMENTS, Grains
 from peer.bench import GrainsMade
-from peer.blobs import FrameSink, FrameSource, StateSink, StateSource
-from protocol.errors import MalformedMessage, NotAvailable
+from peer.blobs import FrameSink, FrameSource
+from protocol.errors import NotAvailable
 from tests.unit.peer.net.test_transfer import virtually
 
 CODEC = codec_named("int8")
@@ -156,80 +155,3 @@ def test_a_part_without_elements_is_nothing_to_fetch() -> None:
 
 async def _take_nothing(grain: int, frame: bytes | memoryview) -> None:
     raise AssertionError
-
-
-# ---- states
-
-
-@settings(deadline=None)
-@given(
-    lengths=st.lists(st.integers(0, 50), min_size=1, max_size=4),
-    cut=st.tuples(st.floats(0, 1), st.floats(0, 1)),
-)
-def test_a_state_is_its_vectors_one_after_the_other(
-    lengths: list[int], cut: tuple[float, float]
-) -> None:
-    vectors = [torch.randn(length) for length in lengths]
-    expected = np.concatenate([vector.numpy() for vector in vectors]).astype("<f4").tobytes()
-    source = StateSource(vectors, 9)
-    start, stop = sorted(int(frac * len(expected)) for frac in cut)
-    assert (source.round, source.size_bytes) == (9, len(expected))
-    assert asyncio.run(source.read(start, stop)) == expected[start:stop]
-
-
-@settings(deadline=None)
-@given(
-    lengths=st.lists(st.integers(0, 50), min_size=1, max_size=4).filter(any),
-    cuts=st.sets(st.floats(0, 1), max_size=6),
-)
-def test_a_state_comes_in_grains_that_know_nothing_of_its_vectors(
-    lengths: list[int], cuts: set[float]
-) -> None:
-    vectors = [torch.randn(length) for length in lengths]
-    source, sink = StateSource(vectors, 9), StateSink(lengths)
-    assert sink.size_bytes == source.size_bytes
-    bounds = sorted({0, sink.size_bytes, *(int(frac * sink.size_bytes) for frac in cuts)})
-    sink.begin(9)
-    for start, stop in itertools.pairwise(bounds):
-        assert sink.missing() == [(0, sink.size_bytes)]  # all or nothing
-        asyncio.run(sink.put(start, asyncio.run(source.read(start, stop))))
-    assert (sink.round, sink.missing()) == (9, [])
-    assert [len(vector) for vector in sink.whole()] == lengths
-    assert all(map(torch.equal, sink.whole(), vectors))
-
-
-def test_a_state_that_came_is_in_memory_of_its_own() -> None:
-    sink, data = StateSink([3, 4]), bytearray(28)
-    asyncio.run(sink.put(0, memoryview(data)))
-    data[:] = b"\xff" * len(data)
-    assert all(torch.equal(vector, torch.zeros(len(vector))) for vector in sink.whole())
-
-
-@pytest.mark.parametrize("come", [0, 4, 27])
-def test_a_state_of_which_something_is_missing_is_none(come: int) -> None:
-    sink = StateSink([3, 4])
-    sink.begin(4)
-    asyncio.run(sink.put(0, bytes(come)))
-    with pytest.raises(MalformedMessage, match="without its bytes"):
-        sink.whole()
-
-
-def test_of_a_state_that_comes_anew_each_byte_counts_once() -> None:
-    sink, data = StateSink([3, 4]), torch.arange(7.0).numpy().tobytes()
-    for start, stop in [(0, 14), (0, 14)]:  # it broke off, and was asked for once more
-        asyncio.run(sink.put(start, data[start:stop]))
-        assert sink.missing() == [(0, 28)]
-    asyncio.run(sink.put(14, data[14:]))
-    assert torch.equal(torch.cat(sink.whole()), torch.arange(7.0))
-
-
-def test_a_state_goes_on_in_its_own_round_only() -> None:
-    sink = StateSink([3, 4])
-    sink.begin(4)
-    asyncio.run(sink.put(0, bytes(12)))
-    sink.begin(4)  # as when a connection broke off
-    with pytest.raises(NotAvailable, match="has changed"):
-        sink.begin(5)
-    with pytest.raises(MalformedMessage):
-        sink.whole()
-    assert sink.round == 4

@@ -27,6 +27,7 @@ from protocol.errors import NotAvailable
 from protocol.identity import Identity, PeerId
 from protocol.machine import BlobRef, Discard, Land, Offer, Reduce
 from protocol.manifest import Manifest, manifest_from
+from protocol.state_index import parse_index
 from protocol.terms import Terms
 from tests.unit.peer.test_scripted_trainer import NUM_ELEMENTS, PATIENCE_S, SHAPES, Rig, settle
 
@@ -444,18 +445,22 @@ async def test_a_state_can_be_had_by_anybody_at_any_time(tmp_path: Path) -> None
     async with nodes(manifest_of(fragments=2), tmp_path) as (node,):
         old = node.mixing.outer[1].copy
         node.mixing.load_state(1, old.anchor * 2, old.state, old.own, 6)
-        source = await node.driver.blob(IDS[3], BlobRef("state", 1))
+        packed = await node.driver.blob(IDS[3], BlobRef("index", 1))
+        index = parse_index(await packed.read(0, packed.size_bytes))
+        source = await node.driver.blob(IDS[3], BlobRef("state", 1, index.name))
         twin = Node(IDS[3], node.manifest, tmp_path)
-        sink = StateSink(twin.mixing.state_lengths(1))
+        sink = StateSink(twin.mixing.state_lengths(1), index)
         assert sink.size_bytes == source.size_bytes
-        await sink.put(0, await source.read(0, source.size_bytes))
-        twin.mixing.load_state_blob(1, sink.whole(), source.round)
+        sink.put(0, await source.read(0, source.size_bytes))
+        twin.mixing.load_state_blob(1, sink.whole(), index.round)
         twin.events.close()
         assert (twin.mixing.outer[1].round, twin.mixing.outer[1].digest) == (
             6,
             node.mixing.outer[1].digest,
         )
-        assert node.events.of("state_served")[0]["to"] == IDS[3]
+        assert node.events.of("state_offered")[0]["to"] == IDS[3]
+        with pytest.raises(NotAvailable):
+            await node.driver.blob(IDS[3], BlobRef("state", 1, b"another name was"))
 
 
 async def test_what_we_wait_for_is_said_in_words(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from peer.keeper import Keeper
 from peer.net.wire_memory import MemoryNetwork, MemoryWire
 from peer.train import lines
 from peer.train.checkpoint import open_checkpoint
+from protocol.identity import Identity
 from tests.unit.peer.test_driver import (
     IDS,
     START,
@@ -219,7 +220,8 @@ async def test_a_checkpoint_has_both_halves_of_what_went_ahead(tmp_path: Path) -
     async with nodes(manifest_of(rule="eager"), tmp_path, 2) as members:
         introduce(members)
         node, other = members
-        keeper = Keeper(tmp_path, node.manifest.run_id, node.peer_id, node.mixing)
+        identity = Identity(bytes(32))
+        keeper = Keeper(tmp_path, node.manifest.run_id, identity, node.mixing)
         node.trainer.held = {lines.Land}
         for place, each in enumerate(members):
             each.trainer.train(drift(place))
@@ -228,7 +230,7 @@ async def test_a_checkpoint_has_both_halves_of_what_went_ahead(tmp_path: Path) -
         saving = asyncio.create_task(keeper.save(node.rig.port, 1))
         node.trainer.answer(ahead)
         checkpoint = open_checkpoint(
-            await saving, run_id=node.manifest.run_id, peer_id=node.peer_id
+            await saving, run_id=node.manifest.run_id, peer_id=identity.peer_id
         )
         outer, theta = checkpoint.outer(), checkpoint.inner()["theta"]
         assert checkpoint.info.rounds == (0,)

@@ -7,15 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from peer.blobs import StateSource
 from peer.mixing import Mixing, digest_of
 from peer.net.wire_memory import MemoryNetwork, MemoryWire
-from peer.ports import Sink
+from peer.ports import Source
 from peer.train import lines
 from protocol.errors import NotAvailable, TransportError
 from protocol.group_exchange import GroupExchange
 from protocol.identity import PeerId
+from protocol.lineage import EMPTY
 from protocol.machine import BlobRef, Fetch
 from protocol.messages import Answer, Committed, Note, Propose, Ready
+from protocol.state_index import StateIndex, index_bytes
 from tests.blobs import BytesSource
 from tests.unit.peer.test_driver import (
     IDS,
@@ -251,53 +254,65 @@ async def test_who_comes_when_the_averages_are_gone_takes_the_state_and_keeps_it
         torch.testing.assert_close(late.trainer.theta, late.anchor() + drift(1))
 
 
-class Restless:
-    """Has a state of another round whenever it is asked, and gives it only at the second time."""
+class Giver:
+    """Says that it has one state, and gives another one."""
 
-    def __init__(self, num_bytes: int) -> None:
+    def __init__(self, says: torch.Tensor, gives: torch.Tensor) -> None:
         self.wire: MemoryWire | None = None
-        self.rounds: list[int] = []
-        self._num_bytes = num_bytes
+        self.served: list[str] = []
+        blocks = StateSource([says], 7).blocks()
+        self.index = StateIndex(7, b"d" * 32, EMPTY.landed(7, b"d" * 32, 10), blocks)
+        self._gives = StateSource([gives], 7)
 
     def on_note(self, src: PeerId, note: Note) -> None:
         """Nobody is answered."""
 
-    async def blob(self, src: PeerId, ref: BlobRef) -> BytesSource:
-        self.rounds.append(7 + len(self.rounds))
-        made_bytes = self._num_bytes if len(self.rounds) > 1 else 0
-        return BytesSource(bytes(self._num_bytes), self.rounds[-1], made_bytes=made_bytes)
+    async def blob(self, src: PeerId, ref: BlobRef) -> Source:
+        self.served.append(ref.kind)
+        return BytesSource(self.index.to_bytes(), 7) if ref.kind == "index" else self._gives
 
 
-async def test_a_state_that_changes_on_its_way_is_not_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+RIGHT, WRONG = torch.ones(2 * NUM_ELEMENTS), torch.zeros(2 * NUM_ELEMENTS)
+NO_NUMBERS = torch.full((2 * NUM_ELEMENTS,), torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("says", "gives", "is_named"),
+    [(RIGHT, WRONG, True), (RIGHT, RIGHT[1:], True), (NO_NUMBERS, NO_NUMBERS, False)],
+    ids=["another state", "a shorter one", "no numbers"],
+)
+async def test_a_state_that_is_not_what_it_should_be_is_not_taken(
+    tmp_path: Path, says: torch.Tensor, gives: torch.Tensor, is_named: bool
 ) -> None:
     network, manifest = MemoryNetwork(), manifest_of()
     async with nodes(manifest, tmp_path, 1, network) as (node,):
-        donor = Restless(4 * 2 * NUM_ELEMENTS)
+        donor = Giver(says, gives)
         donor.wire = MemoryWire(network, IDS[2], wire_config(manifest), inbox=donor)
         introduce([node], IDS[2])
-        fetch = node.wire.fetch
-
-        async def fetch_again(src: PeerId, ref: BlobRef, sink: Sink) -> None:
-            with pytest.raises(TransportError, match="no progress"):
-                await fetch(src, ref, sink)
-            await fetch(src, ref, sink)  # as over the next connection
-
-        monkeypatch.setattr(node.wire, "fetch", fetch_again)
         before = node.mixing.outer[0]
-        await donor.wire.send(node.peer_id, Committed(0, 9, bytes(32)))
+        await donor.wire.send(node.peer_id, Committed(0, 7, b"d" * 32))
         (failed, *_) = await node.events.until("catching_up_failed")
-        assert "has changed" in failed["reason"]
-        assert donor.rounds[:2] == [7, 8]
+        assert failed["src"] == IDS[2]
+        assert set(donor.served) == {"index", "state"}
+        dropped = [seen["src"] for seen in node.events.of("donor_dropped")]
+        assert dropped == ([IDS[2]] if is_named else [])
         assert node.mixing.outer[0] is before
         assert lines.Land not in node.trainer.kinds()
+        # And an honest state is taken all the same, once there is one.
+        honest = Giver(RIGHT, RIGHT)
+        honest.wire = MemoryWire(network, IDS[3], wire_config(manifest), inbox=honest)
+        introduce([node], IDS[2], IDS[3])
+        await honest.wire.send(node.peer_id, Committed(0, 7, b"d" * 32))
+        (caught_up,) = await node.events.until("caught_up")
+        assert (caught_up["round"], caught_up["src"]) == (7, IDS[3])
+        assert torch.equal(node.anchor(), RIGHT[:NUM_ELEMENTS])
 
 
 @pytest.mark.parametrize("more", [0, -1, 1, -4, 4], ids=str)
 async def test_catching_up_with_garbage_leaves_us_where_we_are(tmp_path: Path, more: int) -> None:
     network, manifest = MemoryNetwork(), manifest_of()
     async with nodes(manifest, tmp_path, 1, network) as (node,):
-        right_size = 4 * 2 * NUM_ELEMENTS  # but no numbers
+        right_size = index_bytes(4 * 2 * NUM_ELEMENTS)  # but no index
         hostile = Hostile(node.mixing, right_size + more)
         hostile.wire = MemoryWire(network, IDS[2], wire_config(manifest), inbox=hostile)
         introduce([node], IDS[2])

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,10 +11,12 @@ from optim.codec.codec import codec_named
 from optim.layout import layout_of
 from optim.outer.copy import Outer
 from optim.outer.noloco import NoLoCo
+from peer.catch_up import MAX_DONORS, CatchingUp
 from peer.entry import SLACK_FRAC, fetch_state
 from peer.mixing import Mixing
 from peer.ports import Sink
 from peer.presence import Presence
+from peer.signs import Signs
 from protocol.card import Card
 from protocol.errors import TransportError
 from protocol.identity import PeerId, peer_id_of
@@ -50,6 +52,7 @@ class NobodyAnswers:
 
     asked: list[PeerId] = field(default_factory=list)
     up_bps = 0.0
+    signs = Signs()
 
     async def send(self, dst: PeerId, note: Note) -> None:
         raise AssertionError("a newcomer says nothing yet")
@@ -57,6 +60,12 @@ class NobodyAnswers:
     async def fetch(self, src: PeerId, ref: BlobRef, sink: Sink) -> None:
         self.asked.append(src)
         raise TransportError("out of reach")
+
+    def write(self, event: str, **fields: object) -> None:
+        assert event == "donor_dropped"
+
+    async def ping(self, dst: PeerId, *, wait_s: float) -> None:
+        raise AssertionError("nobody is waited for")
 
     async def close(self) -> None:
         raise AssertionError
@@ -72,11 +81,14 @@ def manifest_of(mixing: str) -> Manifest:
 async def asked_by_newcomer(mixing: str) -> list[PeerId]:
     layout = layout_of({"b.0": (8,)}, num_fragments=1)
     ours = Mixing(
-        layout, Outer(NoLoCo()), (codec_named("fp32"),), torch.zeros(8), our_id=PeerId("we")
+        *(layout, Outer(NoLoCo()), (codec_named("fp32"),), torch.zeros(8)),
+        our_id=PeerId("we"),
+        is_common=mixing == "all",
     )
     wire = NobodyAnswers()
     presence = cast("Presence", Directory())
-    outcome = await fetch_state(ours, wire, presence, manifest_of(mixing), wait_s=0.0)
+    catching_up = CatchingUp(ours, wire, progress_s=1.0, events=cast("Any", wire))
+    outcome = await fetch_state(ours, catching_up, presence, manifest_of(mixing), wait_s=0.0)
     assert outcome == (None, 0)
     return wire.asked
 
@@ -89,7 +101,8 @@ async def test_without_a_common_anchor_all_who_are_about_as_far_are_as_good(mixi
     assert asked[0] != FARTHEST  # one of 21, as drawn for us
 
 
-async def test_with_a_common_anchor_the_farthest_has_it_and_the_others_are_behind() -> None:
+async def test_with_a_common_anchor_the_farthest_are_asked_at_once() -> None:
     asked = await asked_by_newcomer("all")
     assert asked[0] == FARTHEST
-    assert asked[-1] == BEHIND
+    assert len(set(asked)) == len(asked) == MAX_DONORS
+    assert BEHIND not in asked

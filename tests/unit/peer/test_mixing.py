@@ -19,6 +19,7 @@ from peer.mixing import KEPT_EXCHANGES, Mixing, OuterState, digest_of
 from protocol.errors import LocalProtocolError, MalformedMessage, NotAvailable
 from protocol.identity import PeerId
 from protocol.machine import BlobRef, Fetch, Land, Offer, Reduce
+from protocol.state_index import BLOCK_BYTES, StateIndex
 from protocol.terms import Terms
 
 ID = b"e" * 16
@@ -126,11 +127,13 @@ def serve_state(mixing: Mixing, fragment: int) -> StateSource:
 
 def fetch_state(taker: Mixing, donor: Mixing, fragment: int) -> StateSink:
     """Returns a state as it comes to the taker."""
-    source, sink = serve_state(donor, fragment), StateSink(taker.state_lengths(fragment))
+    source, outer = serve_state(donor, fragment), donor.outer[fragment]
+    index = StateIndex(outer.round, outer.digest, outer.lineage, source.blocks())
+    sink = StateSink(taker.state_lengths(fragment), index)
     assert source.size_bytes == sink.size_bytes == taker.state_bytes(fragment)
-    sink.begin(source.round)
-    for start, stop in sink.missing():
-        asyncio.run(sink.put(start, asyncio.run(source.read(start, stop))))
+    for block in list(sink.missing):
+        stop = min(source.size_bytes, (block + 1) * BLOCK_BYTES)
+        sink.put(block, asyncio.run(source.read(block * BLOCK_BYTES, stop)))
     return sink
 
 
@@ -345,7 +348,7 @@ def test_a_state_survives_its_blob(fragment: int) -> None:
     size = len(source.layout.fragments[fragment])
     source.load_state(fragment, torch.randn(size), {"momentum": torch.randn(size)}, {}, 5)
     sink = fetch_state(target, source, fragment)
-    new = target.load_state_blob(fragment, sink.whole(), sink.round)
+    new = target.load_state_blob(fragment, sink.whole(), sink.index.round)
     assert new == target.outer[fragment]
     assert (new.round, new.digest) == (5, source.outer[fragment].digest)
     assert torch.equal(new.anchor, source.outer[fragment].anchor)
@@ -371,7 +374,7 @@ def test_a_state_that_came_is_not_copied_once_more() -> None:
     exchange([donor], vectors(1), [1])
     sink = fetch_state(taker, donor, 0)
     anchor, momentum = sink.whole()
-    new = taker.load_state_blob(0, sink.whole(), sink.round)
+    new = taker.load_state_blob(0, sink.whole(), sink.index.round)
     assert new.anchor is anchor
     assert new.copy.state["momentum"] is momentum
 

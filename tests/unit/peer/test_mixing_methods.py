@@ -340,7 +340,7 @@ def test_an_anchor_from_elsewhere_leaves_our_own_offset_as_it_is(rule: OuterRule
     land([donor], 0)
     own = ours.outer[0].copy.own
     sink = fetch_state(ours, donor, 0)
-    new = ours.load_state_blob(0, sink.whole(), sink.round)
+    new = ours.load_state_blob(0, sink.whole(), sink.index.round)
     assert new.round == donor.outer[0].round
     assert new.digest == donor.outer[0].digest
     assert is_equal(new.copy.state, donor.outer[0].copy.state)

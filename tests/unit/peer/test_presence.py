@@ -259,6 +259,9 @@ class RoomyDirectory:
     async def read(self, topic: str) -> list[Record]:
         return [self.records[topic]]
 
+    def meet(self, addresses: Iterable[Address]) -> None:
+        assert not list(addresses)
+
 
 class AllRooms:
     """Reads all rooms, and knows all who are there."""
@@ -307,6 +310,68 @@ def test_our_ticket_lists_us_first_once_and_fits_a_ticket(num_others: int) -> No
     assert stale not in ours.addresses
     assert list(ours.addresses[2:]) == others[: MAX_ADDRESSES - 2]
     assert (ours.run_id, ours.founder, ours.secret) == (RUN_ID, IDS[30], b"s" * 16)
+
+
+def entrance_of(number: int, host: str = "10.0.0.9", owner: int | None = None) -> str:
+    return f"/ip4/{host}/tcp/{4000 + number}/p2p/{IDS[number if owner is None else owner]}"
+
+
+async def test_our_ticket_lists_living_nodes_and_peers_before_those_that_are_gone() -> None:
+    board = Board()
+    identity = Identity(bytes([1]) * 32)
+    presence = Presence(ListeningDirectory(identity, board.board), identity.peer_id)
+    for number, role in ((2, "peer"), (3, "bootstrap"), (4, "left")):
+        card = Card(wire_addresses=(), role=role, multiaddrs=(entrance_of(number - 1),))
+        await board.join(number).announce(card)
+    await presence.refresh()
+    gone = [Address(f"10.0.0.{n}", 4000, IDS[n]) for n in range(20, 20 + MAX_ADDRESSES)]
+    forwarded = Address("198.51.100.7", 9000, IDS[1])  # how the peer is known from outside
+    ticket = presence.ticket(Ticket(RUN_ID, IDS[30], (*gone[:9], forwarded, *gone[9:15])))
+    assert [address.peer_id for address in ticket.addresses[:3]] == [IDS[0], IDS[0], IDS[2]]
+    assert ticket.addresses[3:5] == (forwarded, address_of(entrance_of(1)))
+    assert list(ticket.addresses[5:]) == gone[: MAX_ADDRESSES - 5]
+
+
+class MeetingDirectory(MemoryDirectory):
+    """Remembers whom it shall meet."""
+
+    met: tuple[Address, ...] = ()
+
+    def meet(self, addresses: Iterable[Address]) -> None:
+        self.met = tuple(addresses)
+
+
+async def test_the_directory_is_told_where_those_on_cards_can_be_found() -> None:
+    board = Board()
+    identity = Identity(bytes([1]) * 32)
+    directory = MeetingDirectory(identity, board.board)
+    presence = Presence(directory, identity.peer_id)
+    said = {
+        2: (entrance_of(1), entrance_of(1, "192.0.2.1")),
+        3: (entrance_of(2, owner=5),),  # of somebody else
+        4: (entrance_of(3, "example.org"), "/nonsense", "/ip4/10.0.0.1/tcp/x/p2p/y"),
+    }
+    for number, multiaddrs in said.items():
+        await board.join(number).announce(Card(wire_addresses=(), multiaddrs=multiaddrs))
+    hidden = Card(wire_addresses=(), multiaddrs=(entrance_of(4),), reach="reverse")
+    await board.join(5).announce(hidden)
+    await presence.refresh()
+    assert directory.met == (address_of(said[2][0]), address_of(said[2][1]))
+
+
+async def test_a_reunion_makes_us_look_again() -> None:
+    board = Board()
+    presence = board.join(1)
+    refreshes: asyncio.Queue[None] = asyncio.Queue()
+    running = asyncio.create_task(
+        presence.run(lambda: card_of(1), lambda: refreshes.put_nowait(None))
+    )
+    async with asyncio.timeout(4):  # less than it waits by itself
+        await refreshes.get()
+        presence.directory.on_reunion()
+        await refreshes.get()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 def test_an_address_is_read_from_its_multiaddr_and_its_key_checked() -> None:

@@ -1,24 +1,29 @@
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from peer.run_folder import (
+    IDENTITY,
     MANIFEST,
     SIGNATURE,
     TICKET,
     Run,
+    folder_here,
     read_run,
     read_ticket,
+    with_kept_addresses,
     write_run,
     write_ticket,
 )
 from protocol.errors import ConfigError
 from protocol.identity import Identity
 from protocol.manifest import manifest_from, sign_manifest
-from protocol.ticket import Address, Ticket
+from protocol.ticket import MAX_ADDRESSES, Address, Ticket
 
 FOUNDER = Identity(b"f" * 32)
+IDS = [Identity(bytes([n]) * 32).peer_id for n in range(20)]
 
 
 def run_of(name: str = "run", founder: Identity = FOUNDER) -> Run:
@@ -101,3 +106,55 @@ def test_a_kept_ticket_is_for_its_owner_only_whatever_was_there(tmp_path: Path) 
 def test_a_folder_without_a_ticket_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no ticket\.txt in it"):
         read_ticket(tmp_path)
+
+
+# ---- coming back
+
+
+def of_peer(folder: Path, ticket: Ticket) -> Path:
+    folder.mkdir(parents=True)
+    (folder / IDENTITY).write_bytes(b"key")
+    write_ticket(folder, ticket)
+    return folder
+
+
+def test_an_old_ticket_is_joined_by_the_addresses_that_the_folder_keeps(tmp_path: Path) -> None:
+    old, newer = ticket_of(run_of(), b"s" * 16), Address("10.0.0.9", 9, IDS[0])
+    folder = of_peer(tmp_path / "mine", replace(old, addresses=(newer, *old.addresses)))
+    both = with_kept_addresses(old, folder)
+    assert both == replace(old, addresses=(*old.addresses, newer))
+
+
+def test_what_a_folder_keeps_of_another_run_or_not_at_all_is_no_help(tmp_path: Path) -> None:
+    ticket = ticket_of(run_of())
+    folder = of_peer(tmp_path / "mine", ticket_of(run_of("another")))
+    assert with_kept_addresses(ticket, folder) == ticket
+    assert with_kept_addresses(ticket, tmp_path / "nowhere") == ticket
+    (folder / TICKET).write_text("no ticket at all")
+    assert with_kept_addresses(ticket, folder) == ticket
+
+
+def test_a_ticket_holds_only_so_many_addresses_and_its_own_come_first(tmp_path: Path) -> None:
+    many = tuple(Address(f"10.0.0.{n}", 4000, peer) for n, peer in enumerate(IDS))
+    ticket = replace(ticket_of(run_of()), addresses=many[:10])
+    folder = of_peer(tmp_path / "mine", replace(ticket, addresses=many[5:20]))
+    assert with_kept_addresses(ticket, folder).addresses == many[:MAX_ADDRESSES]
+
+
+def test_the_folder_that_is_meant_is_here_or_the_only_one_below(tmp_path: Path) -> None:
+    ticket = ticket_of(run_of())
+    (tmp_path / "thinwire-notes").mkdir()
+    with pytest.raises(ConfigError, match="give a ticket"):
+        folder_here(tmp_path)
+    first = of_peer(tmp_path / "thinwire-aa", ticket)
+    assert folder_here(tmp_path) == folder_here(first) == first
+    of_peer(tmp_path / "thinwire-bb", ticket)
+    with pytest.raises(ConfigError, match=r"thinwire-aa.*thinwire-bb.*--dir"):
+        folder_here(tmp_path)
+    assert folder_here(first) == first
+
+
+def test_a_hosts_folder_is_no_peers(tmp_path: Path) -> None:
+    write_ticket(tmp_path, ticket_of(run_of()))
+    with pytest.raises(ConfigError, match="give a ticket"):
+        folder_here(tmp_path)

@@ -20,13 +20,16 @@ from torch import Tensor
 from optim.layout import Layout, layout_of
 from peer.train import lines
 from peer.train.channel import AsyncLineChannel
-from peer.train.checkpoint import INNER, read_tensors, write_tensors
+from peer.train.checkpoint import INNER
 from peer.train.data import Corpus
 from peer.train.interchange import Interchange
 from peer.train.replica import Replica
+from peer.train.tensor_file import read_tensors, write_tensors
 from peer.train.trainer import Trainer
 from peer.trainer_port import TrainerPort
+from protocol.errors import ConfigError
 from protocol.manifest import manifest_from
+from tests.unit.peer.train.executors import Inline
 
 Kind = TypeVar("Kind", bound=lines.Message)
 
@@ -140,14 +143,31 @@ class ScriptedTrainer:
                     )
                 )
             case lines.Save():
-                path = Path(message.folder) / INNER
-                counters = torch.tensor([self.step, self.tokens])
-                write_tensors(path, {"theta": self.theta, "counters": counters})
-                self._send(lines.Saved(step=self.step, tokens=self.tokens, path=str(path)))
+                self._send(lines.Staged(step=self.step, tokens=self.tokens))
+                self._send(self._saved(Path(message.folder) / INNER))
+            case lines.Rest():
+                pass  # it makes no step by itself anyway
             case lines.Leave():
                 self._send(lines.Left(step=self.step))
             case _:
                 raise AssertionError(f"{message} is not for a trainer")
+
+    def _saved(self, path: Path) -> lines.Saved:
+        counters = torch.tensor([self.step, self.tokens])
+        size, digest, problem = 0, "", None
+        try:
+            written = write_tensors(path, {"theta": self.theta, "counters": counters})
+            size, digest = written.num_bytes, written.digest
+        except ConfigError as error:
+            problem = str(error)
+        return lines.Saved(
+            step=self.step,
+            tokens=self.tokens,
+            path=str(path),
+            num_bytes=size,
+            digest=digest,
+            problem=problem,
+        )
 
     def _slice(self, fragment: int) -> slice:
         span = self._layout.fragments[fragment]
@@ -270,7 +290,7 @@ def test_the_scripted_trainer_answers_as_the_real_one(tmp_path: Path) -> None:
     layout = replica.layout
     buffers = [Interchange.create(layout.num_elements) for _ in range(2)]
     real_lines, scripted_lines = _Lines(), _Lines()
-    real = Trainer(replica, buffers[0], real_lines, max_steps=0)
+    real = Trainer(replica, buffers[0], real_lines, max_steps=0, executor=Inline())
     scripted = ScriptedTrainer(scripted_lines.send, buffers[1], layout)
 
     generator = torch.Generator().manual_seed(1)
@@ -295,6 +315,7 @@ def test_the_scripted_trainer_answers_as_the_real_one(tmp_path: Path) -> None:
         (lambda shared, _: lines.Depart(fragment=0), "depart what is free"),
         (lambda shared, folder: lines.Save(folder=str(folder)), "save"),
         (lambda shared, _: lines.Evaluate(round=3), "evaluate"),
+        (lambda shared, _: lines.Rest(), "rest"),
         (lambda shared, _: lines.Leave(), "leave"),
     ]
     for folder in folders:

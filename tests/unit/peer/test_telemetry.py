@@ -8,6 +8,7 @@ import pytest
 from peer.telemetry import Events, read_events
 from protocol.identity import PeerId
 from protocol.manifest import RunId
+from tests.unit.peer.small_disk import a_small_disk, fill
 
 
 def open_events(path: Path) -> Events:
@@ -82,3 +83,28 @@ def test_what_an_operator_should_see_is_a_warning(
     events.close()
     levels = {record.getMessage().split(" {")[0]: record.levelname for record in caplog.records}
     assert levels == {"landed": "DEBUG", "exchange failed": "WARNING"}
+
+
+def test_a_full_disk_ends_neither_the_peer_nor_its_later_events(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with a_small_disk(tmp_path / "disk") as disk:
+        path = disk / "events.jsonl"
+        events = open_events(path)
+        events.write("joined")
+        filler = fill(disk)
+        for n in range(300):
+            events.write("progress", n=n)
+        (warning,) = caplog.records  # once, and not for each event
+        assert "No space left" in warning.getMessage()
+        filler.unlink()
+        events.write("landed")
+        events.write("left")
+        names = [event["event"] for event in read_events(path)]
+        assert names[0] == "joined"
+        assert names[-2:] == ["landed", "left"]
+        filler = fill(disk)
+        for n in range(300):
+            events.write("progress", n=n)
+        events.close()
+        open_events(path).close()  # as of the next life

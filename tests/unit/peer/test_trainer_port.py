@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from peer.train import lines
-from peer.trainer_port import TrainerGone
+from peer.trainer_port import _AWAITED, TrainerGone
 from protocol.errors import ConfigError
 from tests.unit.peer.test_scripted_trainer import (
     LAYOUT,
@@ -263,6 +263,23 @@ async def test_what_belongs_to_a_save_is_taken_when_no_landing_is_on_its_way() -
         await asyncio.gather(saving, return_exceptions=True)
 
 
+async def test_landings_go_on_while_what_was_copied_is_being_written() -> None:
+    async with a_rig() as rig:
+        await started(rig)
+        await departed(rig)
+        rig.trainer.held = {lines.Save}
+        saving = asyncio.create_task(rig.port.save("folder", lambda: None))
+        await rig.trainer.next(lines.Save)
+        landing = asyncio.create_task(rig.port.land(0, 5, NEW, base=None))
+        await settle()
+        assert lines.Land not in rig.trainer.kinds()
+        rig.trainer._send(lines.Staged(step=1, tokens=1))
+        assert (await landing).round == 5
+        assert not saving.done()
+        rig.trainer._send(lines.Saved(step=1, tokens=1, path="folder"))
+        assert (await saving).path == "folder"
+
+
 async def test_the_answer_to_a_save_that_was_given_up_is_not_the_next_ones() -> None:
     async with a_rig() as rig:
         rig.trainer.held = {lines.Save}
@@ -273,6 +290,7 @@ async def test_the_answer_to_a_save_that_was_given_up_is_not_the_next_ones() -> 
         second = asyncio.create_task(rig.port.save("second", lambda: None))
         await settle()
         for folder in ("first", "second"):  # the trainer has gone on with the first one
+            rig.trainer._send(lines.Staged(step=1, tokens=1))
             rig.trainer._send(lines.Saved(step=1, tokens=1, path=folder))
         async with asyncio.timeout(PATIENCE_S):
             assert (await second).path == "second"
@@ -328,3 +346,28 @@ async def test_a_trainer_that_has_not_left_is_given_a_moment_and_then_killed() -
     assert rig.process.calls == ["wait a little", "kill", "wait"]
     with pytest.raises(TrainerGone):
         rig.life.result()
+
+
+def test_every_question_to_the_trainer_has_a_name() -> None:
+    assert set(_AWAITED) == set(lines.ToTrainer.__args__) - {lines.Free, lines.Rest}  # no answer
+
+
+async def test_a_question_is_listed_until_it_is_answered_or_given_up() -> None:
+    async with a_rig(TWO_FRAGMENTS) as rig:
+        await started(rig)
+        assert rig.port.waits.now() == []
+        rig.trainer.held = {lines.Depart, lines.Save}
+        departing = asyncio.create_task(rig.port.depart(1))
+        question = await rig.trainer.next(lines.Depart)
+        (wait,) = rig.port.waits.now()
+        assert (wait.name, wait.fragment) == ("a snapshot of the trainer (fragment 1)", 1)
+        assert (wait.deadline_s, wait.until) == (None, "the trainer answers")
+        rig.trainer.answer(question)
+        await departing
+        assert rig.port.waits.now() == []
+        saving = asyncio.create_task(rig.port.save("folder", lambda: None))
+        await rig.trainer.next(lines.Save)
+        assert [wait.name for wait in rig.port.waits.now()] == ["the trainer to save"]
+        saving.cancel()
+        await asyncio.gather(saving, return_exceptions=True)
+        assert rig.port.waits.now() == []

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from protocol.circle_exchange import CircleExchange
-from protocol.exchange import ExchangeConfig, Phase
+from protocol.exchange import ExchangeConfig, Failure, Phase
 from protocol.identity import PeerId
 from protocol.machine import BlobRef, Discard, Effect, Fetch, Land, Offer, Reduce, Send, Tell
 from protocol.messages import DIGEST_BYTES
@@ -195,7 +195,7 @@ class World:
     def serve(self, asker: Peer, effect: Fetch, patience_s: float) -> None:
         ref, src = effect.ref, self.peers[effect.src]
         if not src.is_alive or self.rng.random() < self.loss_frac / 4:
-            self.after(PROGRESS_S, partial(self.fail, asker, effect, is_alive=False))
+            self.after(PROGRESS_S, partial(self.fail, asker, effect, failure=Failure.BROKEN))
             return
         content: frozenset[PeerId] | None = src.averages.get(ref.exchange_id, {}).get(ref.part)
         if ref.kind == "part":
@@ -206,7 +206,7 @@ class World:
         elif patience_s > 0:
             self.after(0.25, partial(self.serve, asker, effect, patience_s - 0.25))
         else:
-            self.fail(asker, effect, is_alive=True)
+            self.fail(asker, effect, failure=Failure.ABSENT)
 
     def bring(self, asker: Peer, effect: Fetch, content: frozenset[PeerId]) -> None:
         ref = effect.ref
@@ -218,10 +218,10 @@ class World:
             asker.keep(ref, content)
         asker.feed(lambda m: m.on_fetched(effect.src, ref, now_s=self.now_s))
 
-    def fail(self, asker: Peer, effect: Fetch, *, is_alive: bool) -> None:
+    def fail(self, asker: Peer, effect: Fetch, *, failure: Failure) -> None:
         now_s = self.now_s
         asker.feed(
-            lambda m: m.on_fetch_failed(effect.src, effect.ref, is_alive=is_alive, now_s=now_s)
+            lambda m: m.on_fetch_failed(effect.src, effect.ref, failure=failure, now_s=now_s)
         )
 
     # ---- what must be true

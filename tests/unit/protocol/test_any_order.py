@@ -11,10 +11,12 @@ from collections import Counter
 
 import pytest
 
+from protocol.branches import Branch, judge
 from protocol.circle_exchange import CircleExchange
-from protocol.exchange import Exchange, ExchangeConfig, Phase
+from protocol.exchange import Exchange, ExchangeConfig, Failure, Phase
 from protocol.group_exchange import GroupExchange
 from protocol.identity import PeerId
+from protocol.lineage import EMPTY
 from protocol.machine import BlobRef, CatchUp, Discard, Effect, Fetch, Land, Offer, Reduce, Send
 from protocol.pair_exchange import PairExchange
 from protocol.roster import is_quorum
@@ -48,7 +50,7 @@ class Peer:
         )
         self.peer_id = peer_id
         self.machine = MACHINES[mixing](config, round=0, anchor_digest=START)
-        self.round, self.digest = 0, START
+        self.round, self.digest, self.lineage = 0, START, EMPTY
         self.active: bytes | None = None
         """The exchange that our snapshot is in, or that we replay."""
         self.offered: dict[bytes, Terms] = {}
@@ -58,6 +60,8 @@ class Peer:
         self.landed: list[tuple[bytes, bytes, bytes]] = []
         """Exchange, digest before, digest after."""
         self.num_live = 1
+        self.num_live_at: dict[bytes, int] = {}
+        """When it entered each exchange."""
 
 
 class World:
@@ -71,6 +75,8 @@ class World:
         self.duplicate_frac = 0.0
         self.cut_off: PeerId | None = None
         """Whatever goes to or comes from this peer is lost."""
+        self.camps: dict[PeerId, int] = {}
+        """Whatever goes from one to another is lost, and they do not know of each other."""
         self.pending: list[tuple[PeerId, Effect]] = []
         self.alive = [PeerId(f"peer{number}") for number in range(num_peers)]
         self.peers = {peer_id: Peer(mixing, peer_id) for peer_id in self.alive}
@@ -83,8 +89,10 @@ class World:
 
     def tell_members(self, peer_id: PeerId) -> None:
         peer = self.peers[peer_id]
-        peer.num_live = len(self.alive)
-        peer.machine.on_members(tuple(self.alive), now_s=self.now_s)
+        camp = self.camps.get(peer_id)
+        known = tuple(o for o in self.alive if o != peer_id and self.camps.get(o) == camp)
+        peer.num_live = 1 + len(known)
+        peer.machine.on_members(known, now_s=self.now_s)
         self.take_effects(peer)
 
     def depart(self, peer_id: PeerId) -> None:
@@ -124,7 +132,10 @@ class World:
     def deliver(self, at: int) -> None:
         """Something arrives, or gets lost, or comes and will come again."""
         src, effect = self.pending.pop(at)
-        is_lost = self.rng.random() < self.loss_frac or self.cut_off in (src, other_of(effect))
+        other = other_of(effect)
+        is_apart = other is not None and self.camps.get(src) != self.camps.get(other)
+        is_cut = is_apart or self.cut_off in (src, other)
+        is_lost = self.rng.random() < self.loss_frac or is_cut
         self.faults["loss"] += is_lost
         if isinstance(effect, Send):
             if not is_lost and self.rng.random() < self.duplicate_frac:
@@ -146,15 +157,37 @@ class World:
                 if is_alive and self.fetch(peer, effect):
                     peer.machine.on_fetched(src, ref, now_s=now_s)
                 else:
-                    peer.machine.on_fetch_failed(src, ref, is_alive=is_alive, now_s=now_s)
+                    silence = Failure.SILENT if self.rng.random() < 0.5 else Failure.BROKEN
+                    failure = Failure.ABSENT if is_alive else silence
+                    peer.machine.on_fetch_failed(src, ref, failure=failure, now_s=now_s)
             case Land():
+                peer.machine.lineage = peer.lineage
                 peer.machine.on_landed(peer.round, peer.digest, now_s=now_s)
-            case CatchUp(src):
-                donor = self.peers[src]
-                if not is_lost and src in self.alive and donor.round >= peer.round:
-                    peer.round, peer.digest = donor.round, donor.digest
-                peer.machine.on_caught_up(peer.round, peer.digest, now_s=now_s)
+            case CatchUp():
+                self.catch_up(peer, effect, is_lost=is_lost)
         self.take_effects(peer)
+
+    def catch_up(self, peer: Peer, effect: CatchUp, *, is_lost: bool) -> None:
+        """Takes the first donor's anchor over, or averages both, as the judge says."""
+        donors = [self.peers[src] for src in effect.donors if src in self.alive]
+        if donors and not is_lost:
+            ours = branch_of(peer, effect.our_camp)
+            theirs = branch_of(donors[0], effect.their_camp)
+            verdict = judge(ours, theirs)
+            if verdict.keeps and verdict.round == peer.round:
+                peer.machine.on_kept(now_s=self.now_s)
+                return
+            self.faults["merge"] += all(verdict.weights)
+            peer.round, peer.lineage = verdict.round, ours.lineage.united(theirs.lineage)
+            if not verdict.weights[0]:
+                peer.digest = donors[0].digest
+            elif not verdict.keeps:
+                weighed = zip(verdict.weights, (peer.digest, donors[0].digest), strict=True)
+                peer.digest = hashlib.sha256(repr(sorted(weighed)).encode()).digest()
+            if not peer.lineage.knows(peer.round, peer.digest):
+                peer.lineage = peer.lineage.landed(peer.round, peer.digest, 0)
+        peer.machine.lineage = peer.lineage
+        peer.machine.on_caught_up(peer.round, peer.digest, now_s=self.now_s)
 
     def fetch(self, peer: Peer, effect: Fetch) -> bool:
         ref, src = effect.ref, self.peers[effect.src]
@@ -188,6 +221,7 @@ class World:
                     assert effect.exchange_id not in peer.offered, "entered twice"
                     peer.active = effect.exchange_id
                     peer.offered[effect.exchange_id] = effect.terms
+                    peer.num_live_at[effect.exchange_id] = peer.num_live
                 case Reduce():
                     self.reduce(peer, effect)
                 case Land():
@@ -207,7 +241,8 @@ class World:
         assert peer.offered[exchange_id].shares[effect.ref.part], "an average of nothing"
         if self.mixing == "all":
             num = peer.parts[exchange_id] + 1
-            assert is_quorum(num, peer.num_live, QUORUM_FRAC), "an average without a quorum"
+            num_live = peer.num_live_at[exchange_id]
+            assert is_quorum(num, num_live, QUORUM_FRAC), "an average without a quorum"
         content = repr((peer.peer_id, exchange_id, effect.ref.part)).encode()
         self.keep(peer, effect.ref, content)
 
@@ -224,6 +259,7 @@ class World:
         before = peer.digest
         content = b"".join(averages[part] for part in sorted(averages))
         peer.digest, peer.round = hashlib.sha256(before + content).digest(), peer.round + 1
+        peer.lineage = peer.lineage.landed(peer.round, peer.digest, effect.tokens)
         peer.active = None
         peer.landed.append((effect.exchange_id, before, peer.digest))
         self.pending.append((peer.peer_id, effect))
@@ -285,10 +321,16 @@ def other_of(effect: Effect) -> PeerId | None:
     match effect:
         case Send(dst, _):
             return dst
-        case Fetch(src, _) | CatchUp(src):
+        case Fetch(src, _):
             return src
+        case CatchUp(donors):
+            return donors[0]
         case _:
             return None
+
+
+def branch_of(peer: Peer, camp: int) -> Branch:
+    return Branch(round=peer.round, digest=peer.digest, lineage=peer.lineage, camp=camp)
 
 
 def world_of(mixing: str, seed: int) -> World:
@@ -338,6 +380,48 @@ def test_after_an_attack_all_go_on_together(mixing: str, seed: int) -> None:
         assert sum(round for round, _ in after) >= sum(round for round, _ in before) + 4
 
 
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("sizes", [(2, 2), (2, 3), (3, 3), (2, 2, 2)], ids=str)
+def test_parts_that_lost_sight_of_each_other_become_one_and_lose_nothing(
+    sizes: tuple[int, ...], seed: int
+) -> None:
+    world = World("all", sum(sizes), random.Random(seed))
+    world.peace(10.0)
+    places = [camp for camp, size in enumerate(sizes) for _ in range(size)]
+    world.camps = dict(zip(world.alive, places, strict=True))
+    world.peace(20.0)
+    leaders = [world.peers[world.alive[places.index(camp)]] for camp in range(len(sizes))]
+    assert len({peer.digest for peer in leaders}) == len(sizes)  # each part went on
+    before = [peer.lineage for peer in leaders]
+    world.camps = {}
+    world.peace(40.0)
+    assert world.faults["merge"]
+    rounds, digests = zip(*state(world), strict=True)
+    assert max(rounds) - min(rounds) <= 1
+    assert len({digest for round, digest in state(world) if round == max(rounds)}) == 1
+    assert len(set(digests)) <= 2
+    for peer in world.peers.values():
+        assert all(old.tokens_beyond(peer.lineage) == 0 for old in before)
+    world.assert_equal_exchanges_have_equal_results()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_one_that_lost_sight_of_all_others_is_merely_late(seed: int) -> None:
+    world = World("all", 4, random.Random(seed))
+    world.peace(10.0)
+    lone, *_ = world.alive
+    world.camps = {lone: 1}
+    world.peace(10.0)
+    landed, (round, _) = len(world.peers[lone].landed), state(world)[0]
+    world.peace(20.0)
+    assert len(world.peers[lone].landed) == landed
+    world.camps = {}
+    world.peace(30.0)
+    assert not world.faults["merge"]
+    assert max(state(world))[0] > round + 5
+    assert len({digest for at, digest in state(world) if at == max(state(world))[0]}) == 1
+
+
 def test_the_attacks_reach_what_they_are_meant_to_reach() -> None:
     faults: Counter[str] = Counter()
     events: Counter[str] = Counter()
@@ -354,5 +438,5 @@ def test_the_attacks_reach_what_they_are_meant_to_reach() -> None:
         faults += world.faults
     assert all(faults[fault] > 20 for fault in ("loss", "duplicate", "cut", "empty part"))
     assert faults["kill"] > 5
-    for event in ("exchange_begins", "exchange_failed", "replay_begins", "catching_up"):
+    for event in ("exchange_begins", "exchange_failed", "replay_begins"):
         assert events[event] > 5, event

@@ -8,7 +8,7 @@ import pytest
 from protocol.circle import PATIENCE
 from protocol.circle_exchange import CircleExchange
 from protocol.errors import LocalProtocolError
-from protocol.exchange import ExchangeConfig, Phase
+from protocol.exchange import ExchangeConfig, Failure, Phase
 from protocol.gathering import MAX_READY, MAX_VAIN_TRIES
 from protocol.identity import PeerId
 from protocol.lottery import partner_order
@@ -462,7 +462,7 @@ def test_a_member_that_missed_the_roster_gets_it_again() -> None:
     roster = next(e.note for e in drain(machine) if isinstance(e, Send))
     machine.on_note(X, yes(exchange_id), now_s=1.1)
     assert drain(machine) == [Send(X, roster)]
-    machine.on_fetch_failed(A, part(1, exchange_id), is_alive=True, now_s=2.0)
+    machine.on_fetch_failed(A, part(1, exchange_id), failure=Failure.ABSENT, now_s=2.0)
     assert drain(machine) == [Send(A, roster)]
     machine.on_note(A, Propose(0, 9, 30, exchange_id), now_s=2.1)  # no invitation of ours
     assert drain(machine) == []
@@ -471,10 +471,10 @@ def test_a_member_that_missed_the_roster_gets_it_again() -> None:
 def test_two_contributions_are_enough_for_an_average() -> None:
     machine = exchanging()
     machine.on_fetched(A, part(1, SMALLEST), now_s=2.0)
-    machine.on_fetch_failed(X, part(1, SMALLEST), is_alive=False, now_s=3.0)
+    machine.on_fetch_failed(X, part(1, SMALLEST), failure=Failure.BROKEN, now_s=3.0)
     machine.on_timer(now_s=3.25)
     drain(machine)
-    machine.on_fetch_failed(X, part(1, SMALLEST), is_alive=False, now_s=4.0)
+    machine.on_fetch_failed(X, part(1, SMALLEST), failure=Failure.BROKEN, now_s=4.0)
     terms = Terms((1, 1, 1))
     assert drain(machine) == [
         Reduce(average(1, SMALLEST), 11),
@@ -491,7 +491,7 @@ def test_one_contribution_is_not() -> None:
     for peer in (A, X):
         for now_s in (3.0, 4.0):
             machine.on_timer(now_s=now_s)
-            machine.on_fetch_failed(peer, part(1, SMALLEST), is_alive=False, now_s=now_s)
+            machine.on_fetch_failed(peer, part(1, SMALLEST), failure=Failure.BROKEN, now_s=now_s)
     effects = drain(machine)
     assert Discard(0, SMALLEST) in effects
     assert not any(isinstance(effect, Reduce) for effect in effects)
@@ -503,11 +503,11 @@ def test_an_average_that_nobody_has_ends_the_attempt_and_the_survivors_meet() ->
     machine.on_fetched(A, average(0, SMALLEST), now_s=2.5)
     for now_s in (3.0, 4.0):
         machine.on_timer(now_s=now_s)
-        machine.on_fetch_failed(X, average(2, SMALLEST), is_alive=False, now_s=now_s)
+        machine.on_fetch_failed(X, average(2, SMALLEST), failure=Failure.BROKEN, now_s=now_s)
     for now_s in (5.0, 6.0):
         machine.on_timer(now_s=now_s)
         drain(machine)
-        machine.on_fetch_failed(A, average(2, SMALLEST), is_alive=True, now_s=now_s)
+        machine.on_fetch_failed(A, average(2, SMALLEST), failure=Failure.ABSENT, now_s=now_s)
     effects = drain(machine)
     assert effects[0] == Discard(0, SMALLEST)
     assert effects[1:3] == [Send(A, no(SMALLEST)), Send(X, no(SMALLEST))]
@@ -549,7 +549,7 @@ def test_who_says_for_ever_that_it_has_nothing_is_shunned_when_the_attempt_fails
         for src in machine.waiting_for() if machine.phase is Phase.EXCHANGING else ():
             fails[src] += 1
             ref = part(1, SMALLEST) if fails[X] <= MAX_VAIN_TRIES else average(2, SMALLEST)
-            machine.on_fetch_failed(src, ref, is_alive=True, now_s=now_s)
+            machine.on_fetch_failed(src, ref, failure=Failure.ABSENT, now_s=now_s)
         assert now_s < 20
     drain(machine)
     machine.on_note(X, Propose(0, 9, 30, small(1)), now_s=now_s + 1)
@@ -573,7 +573,7 @@ def slow_member() -> tuple[CircleExchange, BlobRef]:
 def test_a_member_that_averages_nothing_waits_for_the_others_averages() -> None:
     machine, of_x = slow_member()
     for tries in range(2 * MAX_VAIN_TRIES):  # of course it has not got it yet
-        machine.on_fetch_failed(X, of_x, is_alive=True, now_s=3.0 + tries / 4)
+        machine.on_fetch_failed(X, of_x, failure=Failure.ABSENT, now_s=3.0 + tries / 4)
         machine.on_timer(now_s=3.25 + tries / 4)
     assert machine.phase is Phase.EXCHANGING
     machine.on_fetched(X, of_x, now_s=10.0)
@@ -583,13 +583,13 @@ def test_a_member_that_averages_nothing_waits_for_the_others_averages() -> None:
 def test_a_member_that_averages_nothing_hears_that_the_attempt_has_failed() -> None:
     machine, of_x = slow_member()
     for tries in range(2 * MAX_VAIN_TRIES):
-        machine.on_fetch_failed(X, of_x, is_alive=True, now_s=3.0 + tries / 4)
+        machine.on_fetch_failed(X, of_x, failure=Failure.ABSENT, now_s=3.0 + tries / 4)
         machine.on_timer(now_s=3.25 + tries / 4)
     for number in range(MAX_READY):  # its no was lost, but it asks us again and again
         machine.on_note(X, Propose(0, 9, 30, small(number + 1)), now_s=12.0 + number)
     for now_s in (15.0, 16.0):
         machine.on_timer(now_s=now_s)
-        machine.on_fetch_failed(A, of_x, is_alive=True, now_s=now_s)
+        machine.on_fetch_failed(A, of_x, failure=Failure.ABSENT, now_s=now_s)
     assert machine.phase is Phase.READY
     drain(machine)
     machine.on_note(X, Propose(0, 9, 30, small(9)), now_s=17.0)
@@ -623,7 +623,7 @@ def test_who_does_what_it_should_is_shunned_for_no_longer_than_at_first() -> Non
         machine.on_note(A, roster_of(A, US, exchange_id=small(number)), now_s=start_s)
         for now_s in (start_s + 1, start_s + 2):
             machine.on_timer(now_s=now_s)
-            machine.on_fetch_failed(A, part(1, small(number)), is_alive=False, now_s=now_s)
+            machine.on_fetch_failed(A, part(1, small(number)), failure=Failure.BROKEN, now_s=now_s)
         later_s = start_s + 2 + SHUN_S[0]
         machine.on_note(A, Propose(0, 9, 30, small(number + 1)), now_s=later_s)
         machine.on_note(A, roster_of(A, US, exchange_id=small(number + 1)), now_s=later_s)
@@ -640,7 +640,7 @@ def test_all_patience_ends() -> None:
     machine.on_timer(now_s=1.0 + EXCHANGE_S)
     assert machine.phase is Phase.READY
     machine.on_fetched(A, part(1, SMALLEST), now_s=22.0)
-    machine.on_fetch_failed(X, part(1, SMALLEST), is_alive=False, now_s=22.0)
+    machine.on_fetch_failed(X, part(1, SMALLEST), failure=Failure.BROKEN, now_s=22.0)
     assert not any(isinstance(e, Reduce | Fetch) for e in drain(machine))
 
 
@@ -667,8 +667,6 @@ def test_what_a_driver_must_not_do() -> None:
     machine = exchanging()
     with pytest.raises(LocalProtocolError):
         machine.on_departed(10, now_s=2.0)
-    with pytest.raises(LocalProtocolError):
-        machine.on_caught_up(9, DIGEST, now_s=2.0)
 
 
 def test_notes_of_other_mixings_are_not_for_us() -> None:

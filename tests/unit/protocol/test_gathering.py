@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from protocol.exchange import ExchangeConfig
+from protocol.exchange import ExchangeConfig, Failure
 from protocol.gathering import MAX_READY, MAX_SILENT_TRIES, MAX_VAIN_TRIES, Gathering
 from protocol.identity import PeerId
 from protocol.machine import BlobRef, Effect, Fetch, Reduce
@@ -49,6 +49,13 @@ def reduced() -> Gathering:
     return gathering
 
 
+LEAVES = pytest.mark.parametrize(
+    ("failure", "tries"),
+    [(Failure.ABSENT, MAX_VAIN_TRIES), (Failure.BROKEN, MAX_SILENT_TRIES), (Failure.SILENT, 1)],
+    ids=lambda value: value.name.lower() if isinstance(value, Failure) else None,
+)
+
+
 def listener(num_parts: int = 2) -> Gathering:
     terms = Terms((1,) * num_parts)
     gathering = Gathering.of_listener(ID, terms, A, CONFIG, now_s=100.0)
@@ -57,15 +64,15 @@ def listener(num_parts: int = 2) -> Gathering:
 
 
 def fail_at_last(
-    gathering: Gathering, src: PeerId, ref: BlobRef, *, is_alive: bool, tries: int, now_s: float
+    gathering: Gathering, src: PeerId, ref: BlobRef, *, failure: Failure, tries: int, now_s: float
 ) -> list[Effect]:
     """Fails a fetch until its source is given up; returns what the last failure led to."""
     for _ in range(tries - 1):
-        gathering.on_fetch_failed(src, ref, is_alive=is_alive, now_s=now_s)
+        gathering.on_fetch_failed(src, ref, failure=failure, now_s=now_s)
         assert gathering.drain() == []
         gathering.on_timer(now_s=now_s + 0.25)
         assert [effect.src for effect in gathering.drain() if isinstance(effect, Fetch)] == [src]
-    gathering.on_fetch_failed(src, ref, is_alive=is_alive, now_s=now_s)
+    gathering.on_fetch_failed(src, ref, failure=failure, now_s=now_s)
     return gathering.drain()
 
 
@@ -93,8 +100,8 @@ def test_doubled_and_foreign_news_count_once() -> None:
     for _ in range(3):
         gathering.on_fetched(A, part_ref(1), now_s=101.0)
     gathering.on_fetched(PeerId("x"), part_ref(1), now_s=101.0)
-    gathering.on_fetch_failed(A, part_ref(1), is_alive=False, now_s=101.0)
-    gathering.on_fetch_failed(PeerId("x"), part_ref(1), is_alive=False, now_s=101.0)
+    gathering.on_fetch_failed(A, part_ref(1), failure=Failure.BROKEN, now_s=101.0)
+    gathering.on_fetch_failed(PeerId("x"), part_ref(1), failure=Failure.BROKEN, now_s=101.0)
     assert gathering.drain() == []
     assert gathering.next_deadline_s() == 120.0
 
@@ -106,38 +113,36 @@ def test_a_roster_of_one_is_done_at_once() -> None:
     assert gathering.is_complete
 
 
-@pytest.mark.parametrize(
-    ("is_alive", "tries"), [(True, MAX_VAIN_TRIES), (False, MAX_SILENT_TRIES)], ids=["vain", "dead"]
-)
-def test_a_member_that_brings_no_part_is_left_out(is_alive: bool, tries: int) -> None:
+@LEAVES
+def test_a_member_that_brings_no_part_is_left_out(failure: Failure, tries: int) -> None:
     gathering = member()
     gathering.on_fetched(A, part_ref(1), now_s=101.0)
-    effects = fail_at_last(gathering, C, part_ref(1), is_alive=is_alive, tries=tries, now_s=102.0)
+    effects = fail_at_last(gathering, C, part_ref(1), failure=failure, tries=tries, now_s=102.0)
     # Its average is asked of itself if it lives, else of the others at once.
     assert effects == [
         Reduce(average(1), 20),
         Fetch(A, average(0), THREE),
-        Fetch(C if is_alive else A, average(2), THREE),
+        Fetch(C if failure is Failure.ABSENT else A, average(2), THREE),
     ]
-    assert gathering.unresponsive == (set() if is_alive else {C})
+    assert gathering.unresponsive == (set() if failure is Failure.ABSENT else {C})
 
 
 def test_without_a_quorum_of_parts_nothing_is_reduced() -> None:
     gathering = member(num_live=5)
     gathering.on_fetched(A, part_ref(1), now_s=101.0)
-    effects = fail_at_last(gathering, C, part_ref(1), is_alive=False, tries=2, now_s=102.0)
+    effects = fail_at_last(gathering, C, part_ref(1), failure=Failure.BROKEN, tries=2, now_s=102.0)
     assert effects == []
     assert gathering.failure == "only 2 of 5 peers brought their part"
     assert not gathering.is_complete
 
 
-@pytest.mark.parametrize(
-    ("is_alive", "tries"), [(True, MAX_VAIN_TRIES), (False, MAX_SILENT_TRIES)], ids=["vain", "dead"]
-)
-def test_the_average_of_a_reducer_that_left_comes_from_another(is_alive: bool, tries: int) -> None:
+@LEAVES
+def test_the_average_of_a_reducer_that_left_comes_from_another(
+    failure: Failure, tries: int
+) -> None:
     gathering = reduced()
     gathering.on_fetched(C, average(2), now_s=101.5)
-    fail_at_last(gathering, A, average(0), is_alive=is_alive, tries=tries, now_s=102.0)
+    fail_at_last(gathering, A, average(0), failure=failure, tries=tries, now_s=102.0)
     assert gathering.failure is None
     assert gathering.waiting_for() == (C,)
     gathering.on_timer(now_s=102.25)
@@ -148,11 +153,11 @@ def test_the_average_of_a_reducer_that_left_comes_from_another(is_alive: bool, t
 
 def test_nobody_has_the_average_of_a_dead_reducer() -> None:
     gathering = reduced()
-    fail_at_last(gathering, A, average(0), is_alive=False, tries=2, now_s=102.0)
+    fail_at_last(gathering, A, average(0), failure=Failure.BROKEN, tries=2, now_s=102.0)
     gathering.on_timer(now_s=102.25)
     assert gathering.drain() == [Fetch(C, average(0), THREE)]
     # Who is no reducer of it has it already or never gets it: two tries are enough.
-    fail_at_last(gathering, C, average(0), is_alive=True, tries=2, now_s=103.0)
+    fail_at_last(gathering, C, average(0), failure=Failure.ABSENT, tries=2, now_s=103.0)
     assert gathering.failure
     assert gathering.unresponsive == {A}
     assert not gathering.is_complete
@@ -160,13 +165,13 @@ def test_nobody_has_the_average_of_a_dead_reducer() -> None:
 
 def test_who_has_landed_has_every_average() -> None:
     gathering = reduced()
-    fail_at_last(gathering, A, average(0), is_alive=False, tries=2, now_s=102.0)
+    fail_at_last(gathering, A, average(0), failure=Failure.BROKEN, tries=2, now_s=102.0)
     gathering.on_timer(now_s=102.25)
     gathering.drain()
-    gathering.on_fetch_failed(C, average(0), is_alive=True, now_s=102.5)
+    gathering.on_fetch_failed(C, average(0), failure=Failure.ABSENT, now_s=102.5)
     gathering.on_holder(C, now_s=102.75)  # one more no would have been the last
     assert gathering.drain() == [Fetch(C, average(0), THREE)]
-    gathering.on_fetch_failed(C, average(0), is_alive=True, now_s=103.0)
+    gathering.on_fetch_failed(C, average(0), failure=Failure.ABSENT, now_s=103.0)
     assert gathering.failure is None
 
 
@@ -178,13 +183,11 @@ def test_a_listener_fetches_all_averages_from_the_holder() -> None:
     assert gathering.is_complete
 
 
-@pytest.mark.parametrize(
-    ("is_alive", "tries"), [(True, MAX_VAIN_TRIES), (False, MAX_SILENT_TRIES)], ids=["vain", "dead"]
-)
-def test_a_listener_whose_holder_leaves_has_failed(is_alive: bool, tries: int) -> None:
+@LEAVES
+def test_a_listener_whose_holder_leaves_has_failed(failure: Failure, tries: int) -> None:
     gathering = listener()
     gathering.on_fetched(A, average(0), now_s=101.0)
-    fail_at_last(gathering, A, average(1), is_alive=is_alive, tries=tries, now_s=102.0)
+    fail_at_last(gathering, A, average(1), failure=failure, tries=tries, now_s=102.0)
     assert gathering.failure
 
 
@@ -202,7 +205,7 @@ def test_all_patience_ends(make: object) -> None:
 
 def test_a_failed_fetch_is_repeated_after_a_pause_and_not_before() -> None:
     gathering = member()
-    gathering.on_fetch_failed(A, part_ref(1), is_alive=True, now_s=101.0)
+    gathering.on_fetch_failed(A, part_ref(1), failure=Failure.ABSENT, now_s=101.0)
     assert gathering.next_deadline_s() == 101.25
     gathering.on_timer(now_s=101.2)
     assert gathering.drain() == []
@@ -251,7 +254,7 @@ def test_averages_that_take_long_are_waited_for_by_whoever_makes_none() -> None:
     gathering = bystander()
     for attempt in range(3 * MAX_VAIN_TRIES):
         now_s = 101.0 + 0.25 * attempt
-        gathering.on_fetch_failed(A, average(0), is_alive=True, now_s=now_s)
+        gathering.on_fetch_failed(A, average(0), failure=Failure.ABSENT, now_s=now_s)
         gathering.on_timer(now_s=now_s + 0.25)
         assert gathering.drain() == [Fetch(A, average(0), SPLIT)]
     assert gathering.failure is None
@@ -265,7 +268,7 @@ def test_a_reducer_that_is_ready_anew_has_given_up() -> None:
         assert gathering.drain() == []  # it may not have had the roster then
     gathering.on_ready(A, now_s=102.0)
     assert gathering.drain() == [Fetch(C, average(0), SPLIT)]
-    fail_at_last(gathering, C, average(0), is_alive=True, tries=2, now_s=103.0)
+    fail_at_last(gathering, C, average(0), failure=Failure.ABSENT, tries=2, now_s=103.0)
     assert gathering.failure
     assert gathering.failure.startswith(A)
 
@@ -283,7 +286,7 @@ def test_what_a_reducer_cannot_give_comes_from_whoever_has_landed() -> None:
     gathering = bystander()
     gathering.on_fetched(C, average(2), now_s=101.0)
     gathering.on_holder(C, now_s=102.0)
-    effects = fail_at_last(gathering, A, average(0), is_alive=True, tries=2, now_s=103.0)
+    effects = fail_at_last(gathering, A, average(0), failure=Failure.ABSENT, tries=2, now_s=103.0)
     gathering.on_timer(now_s=103.25)
     assert (effects, gathering.drain()) == ([], [Fetch(C, average(0), SPLIT)])
 
@@ -298,3 +301,81 @@ def test_nobody_completes_it_without_us_or_without_another_reducer() -> None:
     assert not gathering.is_stuck_without(A)
     assert member().is_stuck_without(A)
     assert not reduced().is_stuck_without(A)
+
+
+# ---- a reducer that does not even answer a ping
+
+
+FIVE = Roster(0, 7, ID, tuple(Member(PeerId(name), 10) for name in "abcde"), (1,) * 5)
+D, E = PeerId("d"), PeerId("e")
+
+
+def five_reduced() -> Gathering:
+    """We are b, of five; all parts are here."""
+    gathering = Gathering.of_member(FIVE, CONFIG, num_live=5, now_s=100.0)
+    for peer in (A, C, D, E):
+        gathering.on_fetched(peer, part_ref(1), now_s=101.0)
+    gathering.drain()
+    return gathering
+
+
+def asked(gathering: Gathering, now_s: float) -> list[PeerId]:
+    gathering.on_timer(now_s=now_s)
+    return [effect.src for effect in gathering.drain() if isinstance(effect, Fetch)]
+
+
+def test_the_average_of_a_silent_reducer_is_asked_of_all_others_at_once_and_once() -> None:
+    gathering = five_reduced()
+    now_s = 102.0
+    gathering.on_fetch_failed(A, average(0), failure=Failure.SILENT, now_s=now_s)
+    for peer in (C, D, E):
+        assert gathering.failure is None
+        assert asked(gathering, now_s) == [peer]
+        now_s += 0.01
+        gathering.on_fetch_failed(peer, average(0), failure=Failure.ABSENT, now_s=now_s)
+    assert gathering.failure
+    assert gathering.unresponsive == gathering.silent == {A}
+
+
+def test_where_a_transfer_broke_the_others_are_asked_in_turn() -> None:
+    """The reducer lives perhaps, and one of them may still get its average."""
+    gathering = five_reduced()
+    for now_s in (102.0, 102.25):
+        gathering.on_fetch_failed(A, average(0), failure=Failure.BROKEN, now_s=now_s)
+        gathering.on_timer(now_s=now_s + 0.25)
+    gathering.drain()
+    now_s, order = 102.5, [C]
+    while True:
+        gathering.on_fetch_failed(order[-1], average(0), failure=Failure.ABSENT, now_s=now_s)
+        if gathering.failure:
+            break
+        now_s += 0.25
+        order += asked(gathering, now_s)
+    assert order == [C, D, E, C, D, E]
+    assert gathering.silent == set()
+
+
+def test_who_is_silent_itself_is_not_asked_for_what_another_does_not_give() -> None:
+    gathering = five_reduced()
+    gathering.on_fetch_failed(A, average(0), failure=Failure.SILENT, now_s=102.0)
+    gathering.on_fetch_failed(D, average(3), failure=Failure.SILENT, now_s=102.0)
+    assert asked(gathering, 102.0) == [C, C]  # for both averages
+    for part in (0, 3):
+        gathering.on_fetch_failed(C, average(part), failure=Failure.ABSENT, now_s=102.0)
+    assert asked(gathering, 102.0) == [E, E]
+
+
+def test_nobody_need_wait_for_what_a_dead_reducer_has_not_given_us() -> None:
+    gathering = member()
+    assert all(gathering.expects(average(part)) for part in range(3))
+    assert gathering.expects(average(99))  # whatever a stranger may ask for
+    gathering.on_fetch_failed(C, part_ref(1), failure=Failure.SILENT, now_s=102.0)
+    assert [gathering.expects(average(part)) for part in range(3)] == [True, True, False]
+
+
+def test_a_silent_member_that_has_landed_after_all_is_a_holder_like_others() -> None:
+    gathering = five_reduced()
+    gathering.on_fetch_failed(A, average(0), failure=Failure.SILENT, now_s=102.0)
+    gathering.on_holder(A, now_s=102.1)
+    assert gathering.unresponsive == gathering.silent == set()
+    assert A in next(iter(gathering._wants.values())).sources

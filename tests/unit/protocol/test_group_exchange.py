@@ -3,10 +3,11 @@
 import pytest
 
 from protocol.errors import LocalProtocolError
-from protocol.exchange import ExchangeConfig, Phase
+from protocol.exchange import ExchangeConfig, Failure, Phase
 from protocol.gathering import MAX_VAIN_TRIES
-from protocol.group_exchange import GroupExchange
+from protocol.group_exchange import JUDGED_S, GroupExchange
 from protocol.identity import PeerId
+from protocol.lineage import EMPTY, Lineage
 from protocol.lottery import leader_order
 from protocol.machine import (
     BlobRef,
@@ -108,8 +109,21 @@ def fail(machine: GroupExchange) -> None:
         now_s = machine.next_deadline_s()
 
 
-def committed(round: int = ROUND + 1, *, digest: bytes = NEW, id: bytes = ID) -> Committed:
-    return Committed(0, round, digest, id, (1, 1, 1) if id else ())
+def committed(
+    round: int = ROUND + 1, *, digest: bytes = NEW, id: bytes = ID, base: bytes = OLD
+) -> Committed:
+    if not id:
+        return Committed(0, round, digest)
+    return Committed(0, round, digest, id, (1, 1, 1), base_digest=base, tokens=30)
+
+
+def catch_up(*donors: PeerId, our_camp: int = 1, their_camp: int = 1) -> CatchUp:
+    return CatchUp(donors, 0, our_camp, their_camp)
+
+
+def knowing(round: int = ROUND, digest: bytes = OLD) -> Lineage:
+    """The lineage of somebody who was at this anchor."""
+    return EMPTY.landed(round, digest, 30)
 
 
 # ---- becoming ready, closing the roster
@@ -222,7 +236,7 @@ def test_a_swarm_of_one_steps_alone() -> None:
         offer, reduce, land = drain(machine)
         assert isinstance(offer, Offer)
         assert isinstance(reduce, Reduce)
-        assert land == Land(0, round, offer.exchange_id, Terms())
+        assert land == Land(0, round, offer.exchange_id, Terms(), tokens=10)
         machine.on_landed(round + 1, NEW, now_s=float(round))
         assert drain(machine) == []
         assert (machine.phase, machine.next_deadline_s()) == (Phase.IDLE, None)
@@ -232,7 +246,7 @@ def test_the_last_one_left_goes_on_alone() -> None:
     machine = machine_of(FIRST, SECOND)
     machine.on_departed(10, now_s=0.0)
     assert machine.phase is Phase.READY
-    machine.on_members((), now_s=5.0)
+    machine.on_members((), left=(SECOND,), now_s=5.0)
     assert machine.phase is Phase.LANDING
 
 
@@ -342,9 +356,9 @@ def test_the_roster_is_sent_again_to_a_member_whose_ready_repeats_and_to_no_othe
 def test_a_member_that_has_nothing_for_us_is_told_that_it_is_in_the_roster() -> None:
     machine = exchanging()
     ours = sorted((FIRST, SECOND, THIRD)).index(SECOND)
-    machine.on_fetch_failed(THIRD, part(ours), is_alive=True, now_s=2.0)
+    machine.on_fetch_failed(THIRD, part(ours), failure=Failure.ABSENT, now_s=2.0)
     assert drain(machine) == [Send(THIRD, roster(FIRST, SECOND, THIRD))]
-    machine.on_fetch_failed(FIRST, part(ours), is_alive=False, now_s=2.0)
+    machine.on_fetch_failed(FIRST, part(ours), failure=Failure.BROKEN, now_s=2.0)
     assert drain(machine) == []
 
 
@@ -358,7 +372,7 @@ def test_exchanging_landing_idle() -> None:
         if index != ours:
             assert machine.phase is Phase.EXCHANGING
             machine.on_fetched(peer, average(index), now_s=3.0)
-    assert drain(machine) == [Land(0, ROUND, ID, THREE)]
+    assert drain(machine) == [Land(0, ROUND, ID, THREE, tokens=30)]
     assert (machine.phase, machine.next_deadline_s()) == (Phase.LANDING, None)
     machine.on_landed(ROUND + 1, NEW, now_s=3.5)
     assert drain(machine) == [Send(peer, committed()) for peer in sorted((FIRST, THIRD))]
@@ -386,7 +400,7 @@ def test_a_failed_attempt_is_given_up_and_never_entered_again() -> None:
     drain(machine)
     for peer in (FIRST, THIRD):
         machine.on_fetched(peer, part(ours), now_s=23.5)
-        machine.on_fetch_failed(peer, part(ours), is_alive=False, now_s=23.5)
+        machine.on_fetch_failed(peer, part(ours), failure=Failure.BROKEN, now_s=23.5)
     assert drain(machine) == []
 
 
@@ -401,7 +415,9 @@ def test_after_a_failed_attempt_nobody_is_ready_who_does_not_say_so_anew() -> No
     ours = sorted((FIRST, SECOND, THIRD)).index(FIRST)
     for _ in range(MAX_VAIN_TRIES):
         for peer in (SECOND, THIRD):
-            machine.on_fetch_failed(peer, part(ours, first.exchange_id), is_alive=True, now_s=2.0)
+            machine.on_fetch_failed(
+                peer, part(ours, first.exchange_id), failure=Failure.ABSENT, now_s=2.0
+            )
         machine.on_timer(now_s=3.0)
     assert machine.phase is Phase.READY
     assert set(machine.waiting_for()) == {SECOND, THIRD}
@@ -416,20 +432,21 @@ def test_a_dead_reducer_whose_average_another_has() -> None:
     dead, alive = members.index(FIRST), members.index(THIRD)
     machine.on_fetched(THIRD, average(alive), now_s=2.5)
     for now_s in (3.0, 4.0):
-        machine.on_fetch_failed(FIRST, average(dead), is_alive=False, now_s=now_s)
+        machine.on_fetch_failed(FIRST, average(dead), failure=Failure.BROKEN, now_s=now_s)
         drain(machine)
         machine.on_timer(now_s=now_s + 0.25)
     assert drain(machine) == [Fetch(THIRD, average(dead), THREE)]
     machine.on_fetched(THIRD, average(dead), now_s=5.0)
-    assert drain(machine) == [Land(0, ROUND, ID, THREE)]
+    assert drain(machine) == [Land(0, ROUND, ID, THREE, tokens=30)]
 
 
 def test_an_attempt_that_the_dead_reducer_spoils_is_followed_by_one_without_it() -> None:
     machine = reducing()
     members = sorted((FIRST, SECOND, THIRD))
     dead = members.index(FIRST)
-    for src, is_alive in ((FIRST, False), (FIRST, False), (THIRD, True), (THIRD, True)):
-        machine.on_fetch_failed(src, average(dead), is_alive=is_alive, now_s=3.0)
+    broken, absent = (FIRST, Failure.BROKEN), (THIRD, Failure.ABSENT)
+    for src, failure in (broken, broken, absent, absent):
+        machine.on_fetch_failed(src, average(dead), failure=failure, now_s=3.0)
         machine.on_timer(now_s=3.25)
     assert machine.phase is Phase.READY
     drain(machine)
@@ -447,7 +464,9 @@ def test_a_member_that_hears_that_its_exchange_was_committed_asks_there() -> Non
     machine.on_note(FOURTH, committed(), now_s=2.6)
     for now_s in (3.0, 4.0, 5.0, 6.0):
         for src in (FIRST, THIRD):
-            machine.on_fetch_failed(src, average(members.index(FIRST)), is_alive=False, now_s=now_s)
+            machine.on_fetch_failed(
+                src, average(members.index(FIRST)), failure=Failure.BROKEN, now_s=now_s
+            )
         machine.on_timer(now_s=now_s + 0.25)
     assert drain(machine)[-1] == Fetch(FOURTH, average(members.index(FIRST)), THREE)
 
@@ -466,7 +485,7 @@ def test_a_listener_replays(is_ready: bool) -> None:
     assert machine.is_using_snapshot
     for index in range(3):
         machine.on_fetched(FIRST, average(index), now_s=2.0)
-    assert drain(machine) == [Land(0, ROUND, ID, THREE, rebase_on_anchor=True)]
+    assert drain(machine) == [Land(0, ROUND, ID, THREE, rebase_on_anchor=True, tokens=30)]
     machine.on_landed(ROUND + 1, NEW, now_s=3.0)
     assert sent(machine, Committed) == [(FIRST, committed())]  # it can be asked in turn
     assert machine.phase is Phase.IDLE
@@ -479,8 +498,12 @@ def test_a_replay_with_another_result_than_announced_fetches_the_state() -> None
         machine.on_fetched(FIRST, average(index), now_s=2.0)
     drain(machine)
     machine.on_landed(ROUND + 1, ELSE, now_s=3.0)
-    assert drain(machine) == [CatchUp(FIRST, 0)]
-    machine.on_caught_up(ROUND + 1, NEW, now_s=4.0)
+    assert drain(machine) == []  # nobody hears of it before it is known whose anchor counts
+    machine.on_note(FIRST, ready(round=ROUND + 1, digest=NEW), now_s=3.5)
+    assert drain(machine) == []
+    machine.on_note(FIRST, ready(round=ROUND + 1, digest=NEW), now_s=5.0)
+    assert drain(machine) == [catch_up(FIRST)]
+    machine.on_caught_up(ROUND + 1, NEW, now_s=6.0)
     assert (machine.phase, machine.anchor_digest) == (Phase.IDLE, NEW)
 
 
@@ -489,7 +512,7 @@ def test_a_replay_that_fails_fetches_the_state() -> None:
     machine.on_note(FIRST, committed(), now_s=1.0)
     fail(machine)
     effects = drain(machine)
-    assert effects[-2:] == [Discard(0, ID), CatchUp(FIRST, 0)]
+    assert effects[-2:] == [Discard(0, ID), catch_up(FIRST)]
     assert (machine.phase, machine.next_deadline_s()) == (Phase.CATCHING_UP, None)
 
 
@@ -510,7 +533,7 @@ def test_a_member_leaves_its_attempt_for_what_others_committed() -> None:
 def test_more_than_a_replay_can_do_is_a_catch_up(note: Committed) -> None:
     machine = machine_of(FOURTH, FIRST)
     machine.on_note(FIRST, note, now_s=1.0)
-    assert drain(machine) == [CatchUp(FIRST, 0)]
+    assert drain(machine) == [catch_up(FIRST)]
     machine.on_caught_up(note.round, note.anchor_digest, now_s=2.0)
     assert (machine.phase, machine.round) == (Phase.IDLE, note.round)
 
@@ -528,34 +551,33 @@ def test_who_is_ready_for_an_old_round_hears_where_we_are() -> None:
     machine.on_note(FIRST, committed(), now_s=1.0)
     for index in range(3):
         machine.on_fetched(FIRST, average(index), now_s=2.0)
+    machine.lineage = knowing(ROUND - 1, ELSE).landed(ROUND, OLD, 30)
     machine.on_landed(ROUND + 1, NEW, now_s=3.0)
     drain(machine)
-    machine.on_note(THIRD, ready(), now_s=4.0)
-    assert drain(machine) == [Send(THIRD, committed())]
-    machine.on_note(THIRD, ready(round=ROUND - 1), now_s=5.0)
-    assert drain(machine) == [Send(THIRD, committed(id=b""))]  # it has two rounds to catch up
+    for round, digest in ((ROUND, OLD), (ROUND - 1, ELSE)):  # one and two rounds to catch up
+        machine.on_note(THIRD, ready(round=round, digest=digest), now_s=4.0)
+        assert drain(machine) == [Send(THIRD, committed())]
+    assert machine.phase is Phase.IDLE
 
 
+@pytest.mark.parametrize("rounds", [1, 2, 9])
 @pytest.mark.parametrize("is_ready", [False, True], ids=["idle", "ready"])
-def test_one_who_is_a_round_ahead_is_asked_to_repeat_its_commit(is_ready: bool) -> None:
+def test_one_who_is_ahead_is_told_where_we_are(is_ready: bool, rounds: int) -> None:
+    """It answers with what comes next, as far as it still has it."""
     machine = machine_of(SECOND, FIRST)
     if is_ready:
         machine.on_departed(10, now_s=0.0)
         drain(machine)
-    machine.on_note(FIRST, ready(round=ROUND + 1, digest=NEW), now_s=1.0)
+    phase = machine.phase
+    machine.on_note(FIRST, ready(round=ROUND + rounds, digest=NEW), now_s=1.0)
     (effect,) = drain(machine)
     assert isinstance(effect, Send)
     assert isinstance(effect.note, Ready)
     assert (effect.dst, effect.note.round) == (FIRST, ROUND)
+    assert machine.phase is phase
 
 
-def test_one_who_is_two_rounds_ahead_is_followed_at_once() -> None:
-    machine = machine_of(SECOND, FIRST)
-    machine.on_note(FIRST, ready(round=ROUND + 2, digest=NEW), now_s=1.0)
-    assert drain(machine) == [CatchUp(FIRST, 0)]
-
-
-def test_what_was_heard_during_an_exchange_is_followed_after_it() -> None:
+def test_what_was_heard_during_an_exchange_is_asked_for_after_it() -> None:
     machine = reducing()
     machine.on_note(FOURTH, ready(round=ROUND + 2, digest=ELSE), now_s=2.5)
     assert drain(machine) == []
@@ -563,14 +585,16 @@ def test_what_was_heard_during_an_exchange_is_followed_after_it() -> None:
         machine.on_fetched(peer, average(index), now_s=3.0)
     drain(machine)
     machine.on_landed(ROUND + 1, NEW, now_s=4.0)
-    assert CatchUp(FOURTH, 0) in drain(machine)
+    assert Send(FOURTH, ready(round=ROUND + 1, digest=NEW)) in drain(machine)
 
 
 def test_a_dead_peer_that_was_ahead_is_asked_once() -> None:
     """It was ahead when it died: were it asked again after each failure, we would never return."""
     machine = machine_of(SECOND, FIRST, THIRD)
     machine.on_note(FIRST, ready(round=ROUND + 2, digest=NEW), now_s=1.0)
-    assert drain(machine) == [CatchUp(FIRST, 0)]
+    drain(machine)
+    machine.on_note(FIRST, committed(ROUND + 2), now_s=1.0)
+    assert drain(machine) == [catch_up(FIRST, our_camp=2)]
     machine.on_caught_up(ROUND, OLD, now_s=2.0)
     assert drain(machine) == []
     assert machine.phase is Phase.IDLE
@@ -580,11 +604,15 @@ def test_a_dead_peer_that_was_ahead_is_asked_once() -> None:
 
 def test_if_the_first_that_is_ahead_is_dead_the_next_is_asked() -> None:
     machine = machine_of(SECOND, FIRST, THIRD)
-    machine.on_note(FIRST, ready(round=ROUND + 2, digest=NEW), now_s=1.0)
+    machine.on_note(FIRST, committed(ROUND + 2), now_s=1.0)
     machine.on_note(THIRD, ready(round=ROUND + 2, digest=NEW), now_s=1.0)
-    assert drain(machine) == [CatchUp(FIRST, 0)]
+    assert drain(machine) == [catch_up(FIRST, our_camp=2)]
     machine.on_caught_up(ROUND, OLD, now_s=2.0)
-    assert drain(machine) == [CatchUp(THIRD, 0)]
+    ((dst, note),) = sent(machine, Ready)
+    assert isinstance(note, Ready)
+    assert (dst, note.round) == (THIRD, ROUND)
+    machine.on_note(THIRD, committed(ROUND + 2), now_s=3.0)
+    assert drain(machine) == [catch_up(THIRD, our_camp=2)]
 
 
 @pytest.mark.parametrize("way", ["failed, then caught up in vain", "left for a replay in vain"])
@@ -606,42 +634,62 @@ def test_an_attempt_stays_given_up_until_the_round_ends(way: str) -> None:
 # ---- equal rounds, unequal anchors
 
 
-def test_the_smaller_camp_takes_over_the_larger_ones_anchor() -> None:
-    machine = machine_of(SECOND, FIRST, THIRD, FOURTH)
+def test_the_camps_are_counted_when_all_had_time_to_say_where_they_are() -> None:
+    machine = machine_of(THIRD, FIRST, SECOND, FOURTH)
     machine.on_departed(10, now_s=0.0)
-    machine.on_note(FIRST, ready(), now_s=0.5)
-    machine.on_note(THIRD, ready(digest=ELSE), now_s=0.6)
+    machine.on_note(FIRST, ready(digest=NEW), now_s=0.5)
+    machine.on_note(SECOND, ready(digest=NEW), now_s=1.0)
+    machine.on_note(FOURTH, ready(), now_s=1.5)
+    machine.on_note(FIRST, ready(digest=NEW), now_s=2.4)
+    assert machine.phase is Phase.READY
     drain(machine)
-    assert machine.phase is Phase.READY  # 2 against 1
-    small = machine_of(THIRD, FIRST, SECOND)
-    small.on_departed(10, now_s=0.0)
-    small.on_note(FIRST, ready(digest=NEW), now_s=0.5)
-    small.on_note(SECOND, ready(digest=NEW), now_s=0.5)
-    assert CatchUp(SECOND, 0) in drain(small) or small.phase is Phase.CATCHING_UP
+    machine.on_note(SECOND, ready(digest=NEW), now_s=2.5)
+    assert drain(machine) == [catch_up(SECOND, FIRST, our_camp=2, their_camp=2)]
+    assert machine.phase is Phase.CATCHING_UP
 
 
-@pytest.mark.parametrize(
-    ("theirs", "phase"), [(b"a" * 32, Phase.READY), (b"z" * 32, Phase.CATCHING_UP)]
-)
-def test_of_equal_camps_the_larger_digest_wins(theirs: bytes, phase: Phase) -> None:
+@pytest.mark.parametrize("theirs", [b"a" * 32, b"z" * 32])
+def test_an_anchor_is_compared_once_in_a_while_and_ours_may_stay(theirs: bytes) -> None:
     machine = machine_of(FIRST, SECOND)
     machine.on_departed(10, now_s=0.0)
-    machine.on_note(SECOND, ready(digest=theirs), now_s=0.5)
-    assert machine.phase is phase
+    compared_at_s = []
+    for tick in range(1, 40):
+        now_s = tick * 0.25
+        machine.on_note(SECOND, ready(digest=theirs), now_s=now_s)
+        if machine.phase is Phase.CATCHING_UP:
+            compared_at_s.append(now_s)
+            machine.on_kept(now_s=now_s)
+            machine.on_departed(10, now_s=now_s)
+    assert compared_at_s == [2.25, 2.25 + JUDGED_S]
+    assert (machine.phase, machine.anchor_digest) == (Phase.READY, OLD)
+
+
+def test_who_keeps_its_anchor_says_so() -> None:
+    """It may be at a later round now, to which the others are to follow."""
+    machine = machine_of(FIRST, SECOND, THIRD)
+    machine.on_note(SECOND, ready(digest=NEW), now_s=0.0)
+    machine.on_note(SECOND, ready(digest=NEW), now_s=2.0)
+    drain(machine)
+    machine.on_kept(now_s=3.0)
+    plain = committed(ROUND, digest=OLD, id=b"")
+    assert drain(machine) == [Send(peer, plain) for peer in sorted((SECOND, THIRD))]
+    assert machine.phase is Phase.IDLE
 
 
 def test_another_anchor_of_our_round_has_no_exchange_that_could_be_replayed() -> None:
     machine = reducing()
     for index, peer in enumerate(sorted((FIRST, SECOND, THIRD))):
         machine.on_fetched(peer, average(index), now_s=3.0)
+    machine.lineage = knowing()
     machine.on_landed(ROUND + 1, NEW, now_s=4.0)
-    for peer in (FIRST, THIRD):
-        machine.on_note(peer, ready(round=ROUND + 1, digest=ELSE), now_s=5.0)
-    drain(machine)
+    for now_s in (5.0, 7.0):
+        for peer in (FIRST, THIRD):
+            machine.on_note(peer, ready(round=ROUND + 1, digest=ELSE), now_s=now_s)
+    assert catch_up(FIRST, THIRD, their_camp=2) in drain(machine)
     assert machine.phase is Phase.CATCHING_UP
-    machine.on_caught_up(ROUND + 1, ELSE, now_s=6.0)
+    machine.on_caught_up(ROUND + 1, ELSE, now_s=8.0)
     drain(machine)
-    machine.on_note(FOURTH, ready(), now_s=7.0)
+    machine.on_note(FOURTH, ready(), now_s=9.0)
     assert drain(machine) == [Send(FOURTH, committed(digest=ELSE, id=b""))]
 
 
@@ -685,13 +733,13 @@ def test_the_average_of_a_dead_reducer_is_not_asked_for_for_long() -> None:
     ours, dead = (sorted((FIRST, SECOND, THIRD)).index(peer) for peer in (SECOND, THIRD))
     for now_s in (1.0, 1.5):
         machine.on_timer(now_s=now_s)
-        machine.on_fetch_failed(THIRD, part(ours), is_alive=False, now_s=now_s)
+        machine.on_fetch_failed(THIRD, part(ours), failure=Failure.BROKEN, now_s=now_s)
     machine.on_fetched(FIRST, part(ours), now_s=2.0)
     machine.on_fetched(FIRST, average(sorted((FIRST, SECOND, THIRD)).index(FIRST)), now_s=2.0)
     for now_s in (3.0, 3.25):
         machine.on_timer(now_s=now_s)
         assert machine.phase is Phase.EXCHANGING
-        machine.on_fetch_failed(FIRST, average(dead), is_alive=True, now_s=now_s)
+        machine.on_fetch_failed(FIRST, average(dead), failure=Failure.ABSENT, now_s=now_s)
     assert machine.phase is Phase.READY
 
 
@@ -703,6 +751,6 @@ def test_nobody_replays_the_exchange_that_it_has_just_landed() -> None:
             machine.on_fetched(peer, average(index), now_s=3.0)
     machine.on_landed(ROUND + 1, NEW, now_s=3.5)
     drain(machine)
-    machine.on_note(THIRD, committed(ROUND + 2, id=ID), now_s=4.0)
+    machine.on_note(THIRD, committed(ROUND + 2, id=ID, base=NEW), now_s=4.0)
     assert machine.drain() == []
     assert (machine.phase, machine.round) == (Phase.IDLE, ROUND + 1)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from protocol.exchange import Phase
+from protocol.exchange import Failure, Phase
 from protocol.gathering import MAX_READY
 from protocol.group_exchange import GroupExchange
 from protocol.identity import PeerId
@@ -53,15 +53,15 @@ def test_our_ready_says_what_we_can_and_the_roster_what_suits_all() -> None:
     assert drain(machine)[0] == Reduce(average(place, id), 10)
     for peer in (SECOND, THIRD):
         machine.on_fetched(peer, average(PLACE[peer], id), now_s=1.2)
-    assert drain(machine) == [Land(0, ROUND, id, terms)]
+    assert drain(machine) == [Land(0, ROUND, id, terms, tokens=30)]
     machine.on_landed(ROUND + 1, NEW, now_s=1.5)
-    expected = Committed(0, ROUND + 1, NEW, id, terms.shares, terms.codec)
+    expected = Committed(0, ROUND + 1, NEW, id, terms.shares, terms.codec, OLD, tokens=30)
     assert sent(machine, Committed) == [(peer, expected) for peer in sorted((SECOND, THIRD))]
 
 
 def test_a_replay_is_on_the_terms_of_the_exchange() -> None:
     machine = machine_of(SECOND, FIRST, num_codecs=3)
-    machine.on_note(FIRST, Committed(0, ROUND + 1, NEW, ID, (1, 0, 3), 2), now_s=1.0)
+    machine.on_note(FIRST, Committed(0, ROUND + 1, NEW, ID, (1, 0, 3), 2, OLD), now_s=1.0)
     terms = Terms((1, 0, 3), 2)
     assert drain(machine) == [Fetch(FIRST, average(part), terms) for part in (0, 2)]
 
@@ -71,7 +71,7 @@ def test_a_replay_is_on_the_terms_of_the_exchange() -> None:
     [
         Ready(0, ROUND, 10, OLD, 0, 2),
         replace(roster(FIRST, SECOND, THIRD), codec=2),
-        Committed(0, ROUND + 1, NEW, ID, (1, 1, 1), 2),
+        Committed(0, ROUND + 1, NEW, ID, (1, 1, 1), 2, OLD),
     ],
     ids=["ready", "roster", "committed"],
 )
@@ -155,7 +155,7 @@ def test_we_hear_that_a_reducer_has_given_up() -> None:
         THIRD, average(PLACE[FIRST]), Terms(tuple(int(peer != SECOND) for peer in sorted(PLACE)))
     )
     for now_s in (5.0, 5.5):
-        machine.on_fetch_failed(THIRD, average(PLACE[FIRST]), is_alive=True, now_s=now_s)
+        machine.on_fetch_failed(THIRD, average(PLACE[FIRST]), failure=Failure.ABSENT, now_s=now_s)
         machine.on_timer(now_s=now_s + 0.25)
     assert machine.phase is Phase.READY
     assert Discard(0, ID) in drain(machine)

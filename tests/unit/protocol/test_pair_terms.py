@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocol.exchange import Phase
+from protocol.exchange import Failure, Phase
 from protocol.machine import Discard, Fetch, Land, Offer, Send, Tell
 from protocol.messages import Answer, Note, Propose
 from protocol.pair_exchange import PairExchange
@@ -69,7 +69,7 @@ def test_whoever_has_begun_asks_once_more_with_its_codec_and_we_keep_to_that() -
     machine, id = ready(1, partner=False)
     machine.on_note(LOW, Propose(0, 4, 30, id, 0), now_s=0.5)
     drain(machine)
-    machine.on_fetch_failed(LOW, part_of(id), is_alive=True, now_s=0.6)
+    machine.on_fetch_failed(LOW, part_of(id), failure=Failure.ABSENT, now_s=0.6)
     probe = Propose(0, 4, 10, id, 1, begun=True)
     assert drain(machine) == [Send(LOW, probe)]
     other, _ = ready(3, partner=False)

@@ -32,7 +32,8 @@ def test_like_us_are_those_with_our_round_and_anchor_that_bring_something() -> N
 
 def test_camps_are_counted_with_those_who_bring_nothing() -> None:
     peers = ready_peers(a=OURS, b=Ready(0, 7, 0, OLD), c=Ready(0, 7, 1, NEW))
-    assert (peers.num_like(OURS), peers.num_like(Ready(0, 7, 5, NEW))) == (2, 1)
+    assert (peers.at(7, OLD), peers.at(7, NEW), peers.at(8, OLD)) == ([A, B], [C], [])
+    assert (peers.not_at(7, OLD), peers.not_at(7, NEW)) == ([C], [A, B])
 
 
 def test_the_silent_and_the_past_are_forgotten() -> None:
@@ -41,6 +42,6 @@ def test_the_silent_and_the_past_are_forgotten() -> None:
     assert set(peers.like_us(OURS, (A, B, C))) == {B}
     assert peers.ahead_of(7) == C
     peers.forget_before(8)
-    assert (peers.num_like(OURS), peers.ahead_of(7)) == (0, C)
+    assert (peers.at(7, OLD), peers.ahead_of(7)) == ([], C)
     peers.forget(C)
     assert peers.ahead_of(7) is None

@@ -107,6 +107,7 @@ def test_a_bug_is_not_made_nice(monkeypatch: pytest.MonkeyPatch, configs: list[P
         (["join", str(ticket_of()), "--dir", "file"], "cannot use the folder file"),
         (["new", "nowhere.toml"], "cannot read nowhere.toml"),
         (["bootstrap", "nowhere", "--listen", "host:99999"], "--listen host:99999"),
+        (["join", str(ticket_of()), "--metrics", "host"], "--metrics host: it is [HOST:]PORT"),
         (["join", str(ticket_of()), "--up", "fast"], "--up 'fast' is not a rate"),
         (["join", str(ticket_of()), "--down", "20"], "--down '20' is 20 bit/s"),
         (["bootstrap", "nowhere", "--up", "20M,8-18=5M"], "--up '8' is not a time of day"),
@@ -170,6 +171,20 @@ def test_a_ticket_is_all_that_is_needed(
     assert (config.listen_host, config.listen_port) == ("127.0.0.1", 0)
     assert not config.resume
     assert not config.allow_text_recipe
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [([], None), (["--metrics", "9100"], ("127.0.0.1", 9100))],
+)
+def test_metrics_are_served_only_where_they_are_asked_for(
+    words: list[str],
+    expected: tuple[str, int] | None,
+    monkeypatch: pytest.MonkeyPatch,
+    configs: list[PeerConfig],
+) -> None:
+    assert run(monkeypatch, "join", str(ticket_of()), *words) == 0
+    assert [config.metrics for config in configs] == [expected]
 
 
 def test_caps_may_depend_on_the_hour(

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from peer.cli.screen import _screen, line, show
 from peer.status import PeerStatus
+from peer.waits import Waits
 from protocol.identity import PeerId
 
 
@@ -103,6 +104,40 @@ def test_the_step_is_never_cut(step: int, width: int) -> None:
     assert re.search(rf"\b{step:,}(?![\d,.\u2026])", drawn(status, width))
 
 
+def waiting(age_s: float) -> PeerStatus:
+    """Busy, and waiting for four things, the first of which began `age_s` ago."""
+    now_s = [0.0]
+    status = busy()
+    status.waits = Waits(lambda: now_s[0])
+    for number in range(4):
+        now_s[0] = number / 100
+        status.waits.begin(
+            number, "an average", f"part {number}", whom=status.members[:5], within_s=60
+        )
+    now_s[0] = age_s
+    return status
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_the_longest_waits_are_shown_and_fit(width: int) -> None:
+    rows = drawn(waiting(12.4), width).splitlines()
+    assert {len(row) for row in rows} == {width}
+    text = " ".join(" ".join(row.strip("\u2502") for row in rows).split())
+    for number in range(3):
+        assert f"waiting for an average (part {number}) from peer 0, peer 1, peer 2" in text
+    assert "and 2 more: 12 s, at most 48 s more" in text
+    assert "part 3" not in text
+    words = line(waiting(12.4)).split(" | ")[-1]
+    assert words.startswith("waiting for an average (part 0) from peer 0, peer 1")
+    assert "part 1" not in words
+
+
+def test_a_short_wait_is_not_shown() -> None:
+    status = waiting(1.9)
+    assert drawn(status, 80) == drawn(busy(), 80)
+    assert line(status) == line(busy())
+
+
 @pytest.mark.parametrize("width", [80, 40])
 async def test_the_live_screen_shows_until_it_is_cancelled(width: int) -> None:
     console = Console(
@@ -155,3 +190,24 @@ async def test_plain_lines_tell_phases_once_and_every_notice(
         "building the model",
     ]
     assert {row.partition(" |")[0] for row in rows[4:]} == {"step 5"}
+
+
+async def test_plain_lines_tell_what_a_start_waits_for_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("peer.cli.screen.REFRESH_S", 0.0)
+    monkeypatch.setattr("peer.cli.screen.PLAIN_EVERY_S", 0.0)
+    console = Console(record=True, width=40, file=Nothing())  # type: ignore[arg-type]
+    now_s = [0.0]
+    status = PeerStatus(phase="entering the swarm", waits=Waits(lambda: now_s[0]))
+    status.waits.begin("key", "somebody who knows the run", within_s=60)
+    showing = asyncio.create_task(show(status, console, title="", plain=True))
+    for age_s in (1.0, 20.0):
+        now_s[0] = age_s
+        for _ in range(5):
+            await asyncio.sleep(0)
+    showing.cancel()
+    await asyncio.gather(showing, return_exceptions=True)
+    rows = console.export_text().splitlines()
+    assert rows[0] == "entering the swarm"
+    assert set(rows[1:]) == {"waiting for somebody who knows the run: 20 s, at most 40 s more"}

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from peer.demo.scores import score
-from peer.train.checkpoint import OUTER, CheckpointInfo, commit, stage, write_tensors
+from peer.train.checkpoint import OUTER, CheckpointInfo, commit, stage
 from peer.train.model import initial_anchor
+from peer.train.tensor_file import write_tensors
+from protocol.identity import Identity
 from protocol.manifest import Manifest, manifest_from
 
 
@@ -21,11 +23,11 @@ def manifest(tmp_path: Path) -> Manifest:
 def save(folder: Path, manifest: Manifest, anchor: torch.Tensor) -> None:
     staged = stage(folder / "checkpoints", 7)
     first, second = anchor[:100].clone(), anchor[100:].clone()
-    write_tensors(staged / OUTER, {"anchor.1": second, "anchor.0": first})
+    written = write_tensors(staged / OUTER, {"anchor.1": second, "anchor.0": first})
     info = CheckpointInfo(
         run_id=manifest.run_id, peer_id="somebody", step=7, tokens=1, rounds=(1, 1)
     )
-    commit(staged, info)
+    commit(staged, info, {OUTER: written}, identity=Identity(bytes(32)))
 
 
 def test_scores_last_checkpoints_and_the_lone_replica(tmp_path: Path, manifest: Manifest) -> None:

@@ -8,14 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peer.blobs import StateSink
 from peer.net.download import MIN_HALF_BYTES, Download
 from peer.net.transfer import Stripe
 from peer.net.width import Width
 from peer.ports import Sink
 from protocol.errors import (
     LimitExceeded,
-    MalformedMessage,
     NotAvailable,
     ThinwireError,
     TransportError,
@@ -364,22 +362,12 @@ def test_a_state_that_breaks_off_goes_on_as_one_stripe() -> None:
     assert_whole(partner)
 
 
-def test_a_state_of_another_round_does_not_go_on() -> None:
-    partner, sink = partner_of(12), StateSink([9 * GRAIN // 4, 3 * GRAIN // 4])
-    partner.into = sink
-
-    def fails(connection: int, done: int) -> ThinwireError | None:
-        if (partner.round, done) != (0, 5):
-            return None
-        partner.round = 1  # the giver has landed
-        return TransportError("it broke off")
-
-    partner.fails = fails
-    with pytest.raises(NotAvailable, match="has changed"):
-        virtually(partner.download(FixedWidth(4)))
-    assert len(partner.asked) == 2
-    with pytest.raises(MalformedMessage):
-        sink.whole()
+def test_who_gives_a_sink_something_else_is_not_asked_again() -> None:
+    partner = partner_of(12)
+    partner.sink.refuses = NotAvailable("that is of no use")
+    with pytest.raises(NotAvailable, match="of no use"):
+        virtually(partner.download(FixedWidth(1)))
+    assert len(partner.asked) == 1
 
 
 # ---- whatever happens

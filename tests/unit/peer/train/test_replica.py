@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from peer.train import checkpoint
+from peer.train import tensor_file
 from peer.train.alone import train_alone
 from peer.train.config import TrainerConfig, read_config
 from peer.train.data import Corpus
@@ -75,9 +75,9 @@ def test_resuming_equals_not_stopping(
     whole, first, second = (replica_of(manifest, corpus, optimizer) for _ in range(3))
     for _ in range(saved_at):
         first.train_step()
-    checkpoint.write_tensors(tmp_path / "inner.safetensors", first.state())
+    tensor_file.write_tensors(tmp_path / "inner.safetensors", first.state())
     second.train_step()  # so that there is another state to be replaced
-    second.restore(checkpoint.read_tensors(tmp_path / "inner.safetensors"))
+    second.restore(tensor_file.read_tensors(tmp_path / "inner.safetensors"))
     for _ in range(saved_at, 6):
         second.train_step()
     for _ in range(6):

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from peer.train import checkpoint
 from peer.train.alone import train_alone
-from peer.train.checkpoint import stage
+from peer.train.checkpoint import INNER, stage
 from peer.train.data import Corpus
 from peer.train.interchange import Interchange
 from peer.train.lines import (
@@ -25,17 +24,21 @@ from peer.train.lines import (
     Left,
     Message,
     Progress,
+    Rest,
     Resume,
     Save,
     Saved,
+    Staged,
     Start,
     Started,
 )
 from peer.train.model import initial_anchor
 from peer.train.replica import Replica
+from peer.train.tensor_file import read_tensors
 from peer.train.trainer import Trainer
 from protocol.errors import ConfigError, LocalProtocolError
 from protocol.manifest import Manifest
+from tests.unit.peer.train.executors import Inline, Manual
 
 STEP_TOKENS = 2 * 16
 
@@ -68,6 +71,7 @@ class Stage:
         self.buffers = Interchange.create(self.replica.layout.num_elements)
         self.buffers.anchor.copy_(initial_anchor(manifest))
         self.wire = ScriptedWire()
+        options = {"executor": Inline()} | options
         self.trainer = Trainer(self.replica, self.buffers, self.wire, **options)
 
     def turns(self, count: int, *messages: Message) -> None:
@@ -299,7 +303,7 @@ def test_a_save_lands_what_came_before_it(
     stage_.turns(4, START)
     save = Save(folder=str(stage(tmp_path, 4)))
     stage_.turns(1, planned(0), save)
-    assert [type(m) for m in stage_.wire.sent if isinstance(m, Landed | Saved)] == [Landed, Saved]
+    assert [type(m) for m in stage_.wire.sent if isinstance(m, Landed | Staged)] == [Landed, Staged]
 
 
 def test_a_full_disk_stops_the_checkpoint_and_not_training(
@@ -308,12 +312,176 @@ def test_a_full_disk_stops_the_checkpoint_and_not_training(
     def full(*_args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    trainer = Stage(manifest, corpus)
-    trainer.turns(3, START, Save(folder=str(stage(tmp_path, 0))))
+    trainer, folder = Stage(manifest, corpus), stage(tmp_path, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        trainer.turns(3, START, Save(folder=str(folder)))
     assert "No space left" in trainer.wire.of(Saved)[0].problem
     assert trainer.replica.step == 3
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(folder) == []
+    trainer.turns(1, Save(folder=str(folder)))
+    assert trainer.wire.of(Saved)[1].problem is None
+    assert os.listdir(folder) == [INNER]
+
+
+# ---- checkpoints beside the training
+
+
+def test_training_goes_on_while_the_copy_of_one_moment_is_written(
+    manifest: Manifest, corpus: Corpus, tmp_path: Path
+) -> None:
+    beside = Manual()
+    trainer, folder = Stage(manifest, corpus, executor=beside), stage(tmp_path, 0)
+    trainer.turns(3, START)
+    trainer.turns(2, Save(folder=str(folder)))
+    assert trainer.wire.of(Staged) == []  # there is no memory to copy into yet
+    beside.do()
+    trainer.turns(1)
+    assert trainer.wire.of(Staged) == [Staged(step=5, tokens=5 * STEP_TOKENS)]
+    # What the fifth step had left, and nothing of what comes now.
+    twin = Stage(manifest, corpus, max_steps=5)
+    twin.turns(5, START)
+    span = trainer.span(0)
+    trainer.buffers.anchor[span] = trainer.buffers.base[span] + 1
+    trainer.turns(4, planned(0), Evaluate(round=1))
+    assert trainer.replica.step == 10
+    assert len(trainer.wire.of(Landed)) == len(trainer.wire.of(Evaluated)) == 1
+    assert trainer.wire.of(Saved) == []
+    beside.do()
+    trainer.turns(1)
+    (saved,) = trainer.wire.of(Saved)
+    assert (saved.step, saved.problem) == (5, None)
+    tensors = read_tensors(folder / INNER)
+    assert tensors.pop("counter.fragment_tokens").tolist() == [5 * STEP_TOKENS] * 2
+    assert is_equal(tensors, twin.replica.state())
+
+
+def test_a_save_waits_for_the_one_before_it(
+    manifest: Manifest, corpus: Corpus, tmp_path: Path
+) -> None:
+    beside = Manual()
+    trainer = Stage(manifest, corpus, executor=beside)
+    folders = [tmp_path / str(n) for n in range(2)]
+    for folder in folders:
+        folder.mkdir()
+    trainer.turns(2, START, *(Save(folder=str(folder)) for folder in folders))
+    while beside.waiting:
+        assert len(beside.waiting) == 1  # and never two at once
+        beside.do()
+        trainer.turns(2)
+    first, second = trainer.wire.of(Saved)
+    assert [saved.path for saved in (first, second)] == [str(f / INNER) for f in folders]
+    assert [m.step for m in trainer.wire.of(Staged)] == [first.step, second.step]
+    assert first.step < second.step
+    kinds = [type(m) for m in trainer.wire.sent if isinstance(m, Staged | Saved)]
+    assert kinds == [Staged, Saved, Staged, Saved]
+
+
+def test_the_memory_of_a_copy_is_made_once(
+    manifest: Manifest, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    empty = torch.empty
+
+    def counted(*arguments: Any, **options: Any) -> Tensor:
+        made.append(1)
+        return empty(*arguments, **options)
+
+    trainer = Stage(manifest, corpus)
+    trainer.turns(2, START, Save(folder=str(tmp_path)))
+    trainer.turns(1, Save(folder=str(tmp_path)))  # with the optimizer's state
+    monkeypatch.setattr("peer.train.saver.torch.empty", counted)
+    trainer.turns(1, Save(folder=str(tmp_path)))
+    assert len(trainer.wire.of(Saved)) == 3
+    assert made == []
+
+
+def test_without_memory_for_a_copy_training_goes_on(
+    manifest: Manifest, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_arguments: Any, **_options: Any) -> Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nand so on")
+
+    trainer = Stage(manifest, corpus)
+    with monkeypatch.context() as patch:
+        patch.setattr("peer.train.saver.torch.empty", none_left)
+        trainer.turns(1, START, Save(folder=str(tmp_path)))
+    assert len(trainer.wire.of(Staged)) == 1  # landings must go on, too
+    (saved,) = trainer.wire.of(Saved)
+    assert saved.problem == (
+        "no memory for a copy of the replica to write: DefaultCPUAllocator: can't allocate memory"
+    )
+    trainer.turns(2, Save(folder=str(tmp_path)))
+    assert trainer.wire.of(Saved)[1].problem is None
+    assert trainer.replica.step == 3
+
+
+def test_a_bug_in_the_writing_is_not_taken_for_a_full_disk(
+    manifest: Manifest, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("peer.train.saver.write_tensors", broken)
+    with pytest.raises(ZeroDivisionError):
+        Stage(manifest, corpus).turns(2, START, Save(folder=str(tmp_path)))
+
+
+def test_leaving_waits_for_what_is_being_written(
+    manifest: Manifest, corpus: Corpus, tmp_path: Path
+) -> None:
+    trainer = Stage(manifest, corpus, executor=None)  # a thread, as in life
+    trainer.turns(1, START, Save(folder=str(tmp_path)), Leave())
+    kinds = [type(m) for m in trainer.wire.sent if isinstance(m, Staged | Saved | Left)]
+    assert kinds == [Staged, Saved, Left]
+    assert trainer.wire.of(Saved)[0].problem is None
+    assert os.listdir(tmp_path) == [INNER]
+
+
+def test_a_resting_trainer_makes_no_step_and_answers(
+    manifest: Manifest, corpus: Corpus, tmp_path: Path
+) -> None:
+    trainer = Stage(manifest, corpus)
+    trainer.turns(3, START)
+    trainer.turns(5, Rest(), Save(folder=str(tmp_path)), Depart(fragment=1), Evaluate(round=1))
+    assert trainer.replica.step == 3
+    assert trainer.wire.of(Saved)[0].step == 3
+    assert trainer.wire.of(Departed) == [Departed(fragment=1, step=3, tokens=3 * STEP_TOKENS)]
+    assert len(trainer.wire.of(Evaluated)) == 1
+
+
+def test_the_copy_counts_as_overhead_and_the_writing_does_not(
+    manifest: Manifest, corpus: Corpus, tmp_path: Path
+) -> None:
+    now_s = 0.0
+
+    class Slow(Manual):
+        """An executor that takes a minute."""
+
+        def do(self) -> None:
+            nonlocal now_s
+            now_s += 60
+            super().do()
+
+    beside = Slow()
+    trainer = Stage(manifest, corpus, executor=beside, clock=lambda: now_s)
+    state = trainer.replica.state
+
+    def slow_state() -> dict[str, Tensor]:
+        nonlocal now_s
+        now_s += 2
+        return state()
+
+    trainer.replica.state = slow_state  # type: ignore[method-assign]
+    trainer.turns(3, START, Save(folder=str(tmp_path)))
+    beside.do()
+    trainer.turns(1)
+    beside.do()
+    trainer.turns(1)
+    last = trainer.wire.of(Progress)[-1]
+    assert len(trainer.wire.of(Saved)) == 1
+    assert last.overhead_s == 4  # once for the sizes, once for the copy
+    assert last.longest_gap_s == 62  # the minute is nobody's but a slow step's
 
 
 def test_another_models_checkpoint_is_refused(

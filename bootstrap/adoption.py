@@ -1,0 +1,54 @@
+"""A bootstrap node for a run that others founded: all it takes is a ticket and somebody who lives.
+
+The manifest comes from any peer or node, and is believed because the ticket has its hash and its
+founder's key. The founder's own key is not needed: nothing is signed with it any more.
+"""
+
+import secrets
+from pathlib import Path
+
+from bootstrap.found import SECRET, write_secret
+from peer.config import PeerConfig
+from peer.entry import find_run
+from peer.net.address_book import AddressBook
+from peer.net.directory_hivemind import HivemindDirectory
+from peer.presence import Presence
+from peer.run_folder import Run, read_run, write_run
+from protocol.errors import ConfigError
+from protocol.identity import Identity
+from protocol.ticket import Ticket
+
+
+async def adopt(ticket: Ticket, folder: Path, *, wait_s: float) -> None:
+    """Writes what `serve` needs of the run that a ticket is for, unless it is there already.
+
+    Args:
+        ticket: With the secret, if the run is by invitation.
+        folder: Of the new node.
+        wait_s: So long somebody who knows the run is looked for.
+
+    Raises:
+        ConfigError: nobody could tell us, or the folder is another run's.
+    """
+    if read_run(folder, ticket) is not None:
+        return
+    stranger = Identity(secrets.token_bytes(32))  # the node itself comes when it can serve
+    directory = await HivemindDirectory.start(
+        stranger, ticket.run_id, bootstrap=ticket.addresses, book=AddressBook()
+    )
+    try:
+        config = PeerConfig(ticket=ticket, directory=folder, wait_s=wait_s)
+        run = await find_run(stranger, config, Presence(directory, stranger.peer_id))
+    finally:
+        await directory.close()
+    _keep(run, ticket.secret, folder)
+
+
+def _keep(run: Run, secret: bytes | None, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if secret is not None:
+            write_secret(folder / SECRET, secret)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder}: {error}") from error
+    write_run(folder, run)
