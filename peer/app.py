@@ -38,6 +38,7 @@ from peer.watchdog import Watchdog
 from protocol.errors import ConfigError
 from protocol.identity import Identity, PeerId
 from protocol.rooms import Rooms
+from protocol.ticket import Ticket
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ LEAVE_S = 4.0
 """Leaving in order may take so long; what is not done then is dropped."""
 PROGRESS_EVENT_S = 2.0
 SHOW_S = 0.5
+COMPANY = "anybody else of the run"
 
 
 class Peer:
@@ -115,6 +117,7 @@ class Peer:
             config.ticket.run_id,
             listen_host=config.listen_host,
             listen_port=config.listen_port + 1 if config.listen_port else 0,
+            last_port=_last_port(config.ticket, identity.peer_id),
             announce_host=config.announce_host,
             bootstrap=config.ticket.addresses,
             book=AddressBook.read(config.directory / PEERS),
@@ -307,6 +310,10 @@ class Peer:
 
     def _on_refresh(self) -> None:
         presence = self._presence
+        if presence.cards:
+            self.status.waits.end(COMPANY)
+        else:  # we train all the same
+            self.status.waits.begin(COMPANY, COMPANY, until="somebody answers")
         self._wire.reach.on_cards(presence.cards, self._addresses())
         ticket = presence.ticket(self.ticket)
         if ticket != self.ticket:  # whoever we know lets us and others in again
@@ -416,6 +423,11 @@ class Peer:
         finally:
             await _cancel(leaving)
             await _cancel(task)
+
+
+def _last_port(ticket: Ticket, our_id: PeerId) -> int:
+    """Returns where others may have met our directory; 0 if nobody has."""
+    return next((address.port for address in ticket.addresses if address.peer_id == our_id), 0)
 
 
 def _raise_first(task: "asyncio.Task[None]") -> None:

@@ -53,6 +53,7 @@ class HivemindDirectory:
         *,
         listen_host: str = "127.0.0.1",
         listen_port: int = 0,
+        last_port: int = 0,
         announce_host: str | None = None,
         bootstrap: Sequence[Address] = (),
         is_entrance: bool = False,
@@ -70,7 +71,8 @@ class HivemindDirectory:
             identity: signs our records, and is our libp2p identity.
             run_id: whose records are stored and read.
             listen_host: an IP address; "0.0.0.0" for all.
-            listen_port: 0 for any.
+            listen_port: 0 for `last_port` if it is free, else any.
+            last_port: where those who met us before will look for us.
             announce_host: the IP address that others reach us at, if it is another one.
             bootstrap: where to enter. They are tried again in the background, so none of them needs
                 to answer now; but until anybody does, nothing can be read.
@@ -90,6 +92,7 @@ class HivemindDirectory:
             identity,
             rules,
             listen=(listen_host, listen_port, announce_host),
+            last_port=last_port,
             bootstrap=[a for a in bootstrap if a.peer_id != identity.peer_id],
             is_entrance=is_entrance,
             book=book,

@@ -28,6 +28,7 @@ from peer.net.directory_node import DirectoryNode
 from peer.net.p2pd import P2pd
 from peer.net.record_rules import RecordRules
 from peer.net.swarm_clock import SwarmClock
+from protocol.errors import ConfigError
 from protocol.identity import Identity, PeerId
 from protocol.record import CLOCK_SKEW_S
 from protocol.ticket import Address
@@ -58,6 +59,7 @@ class Upkeep:
         identity: Of the node.
         rules: For what it stores.
         listen: Host, port, and the host to announce, as `HivemindDirectory.start` has them.
+        last_port: Where others may look for us; tried first if any port will do.
         bootstrap: Where to enter, tried each time.
         is_entrance: Whether we need nobody's answer.
         book: Where to enter besides, and where whom we meet is remembered.
@@ -71,6 +73,7 @@ class Upkeep:
         rules: RecordRules,
         *,
         listen: tuple[str, int, str | None],
+        last_port: int = 0,
         bootstrap: Sequence[Address],
         is_entrance: bool,
         book: AddressBook,
@@ -93,7 +96,7 @@ class Upkeep:
         self._on_notice = on_notice
         self._storage = BoundedStorage(rules, identity.peer_id)
         self._ending: DirectoryNode | None = None
-        self._port = 0
+        self._port = last_port
         self._background: list[asyncio.Task[None]] = []
         self._in_turn: deque[Address] = deque()
         self._has_said_time = False
@@ -104,7 +107,7 @@ class Upkeep:
         Raises:
             ConfigError: cannot listen there.
         """
-        await self._open(self._listen[1])
+        await self._open_first()
         await self._enter()
         works = self._tend(), self._meet_for_ever(), self._watch_growth()
         self._background = [asyncio.create_task(work) for work in works]
@@ -121,6 +124,14 @@ class Upkeep:
         self.book.save()
 
     # ---- our node and its daemon
+
+    async def _open_first(self) -> None:
+        port = self._listen[1]
+        if not port and self._port:
+            with contextlib.suppress(ConfigError):  # somebody else has it now
+                await self._open(self._port)
+                return
+        await self._open(port)
 
     async def _open(self, port: int) -> None:
         listen_host, _, announce_host = self._listen
@@ -183,7 +194,7 @@ class Upkeep:
         self._check_time()
         if not self.has_joined:
             logger.warning(
-                "none of %d bootstrap addresses answers; trying on in the background",
+                "none of %d known addresses answers; trying on in the background",
                 len(self._bootstrap),
             )
 
