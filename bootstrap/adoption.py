@@ -13,8 +13,7 @@ from peer.entry import find_run
 from peer.net.address_book import AddressBook
 from peer.net.directory_hivemind import HivemindDirectory
 from peer.presence import Presence
-from peer.run_folder import Run, read_run, write_run
-from protocol.errors import ConfigError
+from peer.run_folder import read_run, write_run
 from protocol.identity import Identity
 from protocol.ticket import Ticket
 
@@ -31,6 +30,7 @@ async def adopt(ticket: Ticket, folder: Path, *, wait_s: float) -> None:
         ConfigError: nobody could tell us, or the folder is another run's.
     """
     if read_run(folder, ticket) is not None:
+        _keep_secret(ticket, folder)
         return
     stranger = Identity(secrets.token_bytes(32))  # the node itself comes when it can serve
     directory = await HivemindDirectory.start(
@@ -41,14 +41,11 @@ async def adopt(ticket: Ticket, folder: Path, *, wait_s: float) -> None:
         run = await find_run(stranger, config, Presence(directory, stranger.peer_id))
     finally:
         await directory.close()
-    _keep(run, ticket.secret, folder)
-
-
-def _keep(run: Run, secret: bytes | None, folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if secret is not None:
-            write_secret(folder / SECRET, secret)
-    except OSError as error:
-        raise ConfigError(f"cannot write to {folder}: {error}") from error
     write_run(folder, run)
+    _keep_secret(ticket, folder)
+
+
+def _keep_secret(ticket: Ticket, folder: Path) -> None:
+    path = folder / SECRET
+    if ticket.secret is not None and not path.exists():
+        write_secret(path, ticket.secret)

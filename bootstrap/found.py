@@ -1,14 +1,13 @@
 """Founding a run: settings that people write become a manifest that nobody can change."""
 
 import hashlib
-import os
 import secrets
 from pathlib import Path
 from typing import Any
 
 from peer.identity_file import load_identity
 from peer.method import check_method
-from peer.run_folder import Run, write_run
+from peer.run_folder import Run, write_run, write_whole
 from peer.settings import method_settings
 from peer.train.data import load_text, validation_digest
 from protocol.errors import ConfigError
@@ -59,12 +58,15 @@ def _secret(folder: Path) -> bytes:
 
 
 def write_secret(path: Path, secret: bytes) -> None:
-    """Keeps the secret of a run by invitation; readable by its owner only."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(fd, "w") as file:
-        file.write(secret.hex())
-    temporary.rename(path)
+    """Keeps the secret of a run by invitation; readable by its owner only.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        write_whole(path, secret.hex().encode(), mode=0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
 
 
 def read_secret(path: Path) -> bytes:

@@ -7,6 +7,7 @@ other like peers do.
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from protocol.machine import BlobRef
 from protocol.manifest import Manifest, parse_manifest, verify_manifest
 from protocol.messages import Note
 from protocol.ticket import Address, Ticket
+
+logger = logging.getLogger(__name__)
 
 NODE_KEY = "node.key"
 RELAY_BPS = 10e6
@@ -125,13 +128,22 @@ async def serve(
             )
 
         ticket = Ticket(manifest.run_id, PeerId(manifest.founder), known, secret)
+        is_kept = True
 
         def renew_ticket() -> None:
-            nonlocal ticket
+            nonlocal ticket, is_kept
             renewed = presence.ticket(ticket)
-            if renewed != ticket:
-                ticket = renewed
+            if renewed == ticket and is_kept:
+                return
+            ticket = renewed
+            try:
                 write_ticket(folder, ticket)
+            except OSError as error:  # a full disk ends no node; the next look tries again
+                if is_kept:
+                    logger.warning("cannot keep the ticket: %s", error)
+                is_kept = False
+            else:
+                is_kept = True
 
         def on_refreshed() -> None:
             renew_ticket()

@@ -62,6 +62,7 @@ class Peer:
         self.status = status or PeerStatus()
         self.ticket = config.ticket
         """From `live` on, one that lists our own address."""
+        self._is_ticket_kept = False
         self._leave = asyncio.Event()
         self._stack = contextlib.AsyncExitStack()
         self._our_id = PeerId("")
@@ -135,11 +136,8 @@ class Peer:
         if run.manifest.method.mixing == "pairs":  # whoever averages with one need not know all
             self._presence.rooms = Rooms(self._our_id, run.manifest.run_id)
         write_run(config.directory, run)
-        self.ticket = self._presence.ticket(config.ticket)
-        write_ticket(config.directory, self.ticket)
-        self._events = Events(
-            config.directory / "events.jsonl", run_id=config.ticket.run_id, peer_id=self._our_id
-        )
+        self._renew_ticket()
+        self._events = self._open_events()
         self._stack.callback(self._events.close)
         watching = asyncio.create_task(Watchdog(status, self._events).run())
         self._stack.push_async_callback(_cancel, watching)
@@ -163,7 +161,10 @@ class Peer:
         )
         self._mixing = mixing
         goes_on = self._keeper.has_checkpoint if config.resume is None else config.resume
-        self._checkpoint_folder = self._keeper.load() if goes_on else None
+        self._checkpoint_folder = None
+        if goes_on:
+            self._checkpoint_folder = self._keeper.load()
+            self.checkpoint_step = _step_of(self._checkpoint_folder)
         self._trainer = await TrainerPort.launch(
             self._trainer_config(),
             config.directory,
@@ -226,11 +227,10 @@ class Peer:
         ticket = str(self.ticket) if not self.ticket.secret else "(secret)"
         if self._checkpoint_folder is not None:
             status.phase = f"resuming from {self._checkpoint_folder}"
-            delivered = self._delivered()
+            delivered = await asyncio.to_thread(self._delivered, self._checkpoint_folder)
             await self._life.resume(
                 self._checkpoint_folder, delivered, device=hello.device, ticket=ticket
             )
-            self.checkpoint_step = status.step
             return
         num_fragments = len(self._mixing.outer)
         total = sum(self._mixing.state_bytes(fragment) for fragment in range(num_fragments))
@@ -247,12 +247,12 @@ class Peer:
         finally:
             await _cancel(showing)
 
-    def _delivered(self) -> list[int]:
+    def _delivered(self, checkpoint: Path) -> list[int]:
         """Returns the fragments of which the swarm has the checkpoint's own work already."""
         if self._mixing.goes_ahead:  # there, what is on its way is part of the outer state
             return []
         rounds = [outer.round for outer in self._mixing.outer]
-        return delivered_since(self.config.directory / "events.jsonl", rounds)
+        return delivered_since(self.config.directory / "events.jsonl", checkpoint, rounds)
 
     async def _show_fetch(self, total: int) -> None:
         while True:
@@ -262,13 +262,23 @@ class Peer:
 
     def _hold_folder(self, folder: Path) -> None:
         """Two peers with one identity would harm each other, so a folder has one user at a time."""
-        file = self._stack.enter_context((folder / "in-use.lock").open("w"))
+        path = folder / "in-use.lock"
         try:
+            file = self._stack.enter_context(path.open("w"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(
                 f"another peer runs in {folder}; end it first, or choose another folder with --dir"
             ) from None
+        except OSError as error:
+            raise ConfigError(f"cannot use {path}: {error.strerror}") from None
+
+    def _open_events(self) -> Events:
+        path = self.config.directory / "events.jsonl"
+        try:
+            return Events(path, run_id=self.config.ticket.run_id, peer_id=self._our_id)
+        except OSError as error:
+            raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 
     def _trainer_config(self) -> TrainerConfig:
         config = self.config
@@ -315,16 +325,22 @@ class Peer:
         else:  # we train all the same
             self.status.waits.begin(COMPANY, COMPANY, until="somebody answers")
         self._wire.reach.on_cards(presence.cards, self._addresses())
-        ticket = presence.ticket(self.ticket)
-        if ticket != self.ticket:  # whoever we know lets us and others in again
-            with contextlib.suppress(OSError):  # a full disk; the next look tries again
-                write_ticket(self.config.directory, ticket)
-                self.ticket = ticket
+        self._renew_ticket()
         for peer in self._met - presence.reachable:
             task = asyncio.create_task(self._wire.forget(peer))
             self._forgetting.add(task)
             task.add_done_callback(self._forgetting.discard)
         self._met = set(presence.reachable)
+
+    def _renew_ticket(self) -> None:
+        """Keeps the ticket up to date: whoever we know lets us and others in again."""
+        ticket = self._presence.ticket(self.ticket)
+        if ticket == self.ticket and self._is_ticket_kept:
+            return
+        self.ticket, self._is_ticket_kept = ticket, False
+        with contextlib.suppress(OSError):  # a full disk; the next look tries again
+            write_ticket(self.config.directory, ticket)
+            self._is_ticket_kept = True
 
     async def _report(self) -> None:
         while True:
@@ -358,7 +374,7 @@ class Peer:
             logger.warning("no checkpoint: %s", error)
             return
         self.status.checkpointed_s = self.status.waits.now_s()
-        self.checkpoint_step = int(path.name.split("-")[1])
+        self.checkpoint_step = _step_of(path)
         self._events.write("checkpoint", path=str(path), step=self.checkpoint_step)
 
     # ---- leaving
@@ -423,6 +439,11 @@ class Peer:
         finally:
             await _cancel(leaving)
             await _cancel(task)
+
+
+def _step_of(checkpoint: Path) -> int:
+    """Returns the step in a checkpoint's name."""
+    return int(checkpoint.name.split("-")[1])
 
 
 def _last_port(ticket: Ticket, our_id: PeerId) -> int:

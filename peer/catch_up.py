@@ -36,6 +36,7 @@ FIRST_BLOCKS = 4
 """Of a first run, when nothing is known of the donor."""
 SLOW_S = 4.0
 """A run that will take so long is fetched from somebody else, too, when all others are done."""
+AGAIN_S = 0.5
 MAX_FAILURES = 2
 """Without a block between them."""
 
@@ -87,6 +88,7 @@ class CatchingUp:
         """
         wanted = dict.fromkeys(donors[:MAX_DONORS])
         asked = [*wanted, *(peer for peer in others if peer not in wanted)][:MAX_DONORS]
+        self._forget_what_is_past(fragment)
         begun = self._unfinished.get(fragment)
         if begun is not None:
             found = await self._indexes(fragment, asked, begun.index.name)
@@ -133,6 +135,13 @@ class CatchingUp:
             if state.missing:
                 self._unfinished[fragment] = state
         return state
+
+    def _forget_what_is_past(self, fragment: int) -> None:
+        """Lets go of what came of a state that is of no use any more."""
+        begun = self._unfinished.get(fragment)
+        here = self._mixing.outer[fragment].round
+        if begun and self._mixing.is_common and here >= begun.index.round:
+            del self._unfinished[fragment]
 
     async def _indexes(self, fragment: int, donors: Sequence[PeerId], name: bytes) -> Survey:
         size_bytes = index_bytes(self._mixing.state_bytes(fragment))
@@ -230,10 +239,11 @@ class _Gathering:
                     self._add_stream()
             except (TransportError, RemoteError) as error:
                 num_failures = 1 if run.num_brought else num_failures + 1
-                is_wrong = isinstance(error, MalformedMessage | NotAvailable)
-                if is_wrong or num_failures >= MAX_FAILURES:
+                if isinstance(error, MalformedMessage) or num_failures >= MAX_FAILURES:
                     self._drop(donor, str(error))
                     return
+                if isinstance(error, NotAvailable):  # too many at once, perhaps
+                    await asyncio.sleep(AGAIN_S)
             finally:
                 await self._give_back(stream)
 

@@ -5,21 +5,45 @@ the peer crashed, the swarm has it, and the next life must not bring it a second
 tells, since every landing is in it.
 """
 
-from collections.abc import Sequence
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from peer.telemetry import read_events
+_MILESTONES = "joined", "landed", "checkpoint"
 
 
-def delivered_since(events: Path, rounds: Sequence[int]) -> list[int]:
+def delivered_since(events: Path, checkpoint: Path, rounds: Sequence[int]) -> list[int]:
     """Returns the fragments of a checkpoint whose own work has been in an average since.
 
     Args:
         events: `events.jsonl` of all lives.
+        checkpoint: Its folder; the log tells when it was written.
         rounds: By fragment, that of the checkpoint's anchor.
     """
-    if not events.exists():
-        return []
-    landed = (e for e in read_events(events) if e["event"] == "landed" and e["contributed"])
-    late = {e["fragment"] for e in landed if e["round"] > rounds[e["fragment"]]}
-    return sorted(late)
+    earlier_lives: set[int] = set()
+    this_life: set[int] = set()
+    for event in _milestones(events):
+        if event["event"] == "joined":
+            earlier_lives |= this_life
+            this_life = set()
+        elif event["event"] == "checkpoint":
+            if event["path"].endswith(checkpoint.name):
+                earlier_lives.clear()  # the life that wrote it may have begun anew, rounds too
+        elif event["contributed"] and event["round"] > rounds[event["fragment"]]:
+            this_life.add(event["fragment"])
+    return sorted(earlier_lives | this_life)
+
+
+def _milestones(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields them one by one: a log may be as long as a year."""
+    if not path.exists():
+        return
+    with path.open("rb") as log:
+        for line in log:
+            if any(b'"%s"' % word.encode() in line for word in _MILESTONES):
+                with contextlib.suppress(ValueError):
+                    event = json.loads(line)
+                    if event.get("event") in _MILESTONES:
+                        yield event

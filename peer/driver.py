@@ -33,7 +33,7 @@ from peer.telemetry import EventLog
 from peer.train import lines
 from peer.trainer_port import TrainerPort
 from peer.vigil import Vigil, failure_of
-from protocol.errors import NotAvailable, RemoteError, TransportError
+from protocol.errors import NotAvailable, PeerGone, RemoteError, TransportError
 from protocol.exchange import Exchange, ExchangeConfig, Failure, Phase
 from protocol.identity import PeerId
 from protocol.machine import (
@@ -357,9 +357,12 @@ class Driver:
                 await self._vigil.send(effect.dst, effect.note)
         except (TransportError, RemoteError) as error:
             self._events.write("note_lost", to=effect.dst, reason=str(error))
+            is_gone = isinstance(error, PeerGone)
             self._feed(
                 effect.note.fragment,
-                lambda machine, now_s: machine.on_unreachable(effect.dst, now_s=now_s),
+                lambda machine, now_s: machine.on_unreachable(
+                    effect.dst, is_gone=is_gone, now_s=now_s
+                ),
             )
 
     async def _make(self, job: Callable[[], Result]) -> Result:
@@ -439,22 +442,26 @@ class Driver:
 
     async def _catch_up(self, effect: CatchUp) -> None:
         fragment, members = effect.fragment, self._status.members
-        old, is_kept = self.mixing.outer[fragment], False
+        is_changed: bool | None = None
         try:
             with self._listed.catch_up(effect, self._recovery.progress):
-                is_kept = not await self._recovery.recover(effect, members)
+                async with asyncio.timeout(self._manifest.round.exchange_s):
+                    is_changed = await self._recovery.recover(effect, members)
+        except TimeoutError:  # what came is kept, and the next attempt goes on
+            self._events.write("catching_up_failed", src=effect.donors[0], reason="took too long")
         except (TransportError, RemoteError) as error:
             self._events.write("catching_up_failed", src=effect.donors[0], reason=str(error))
         self._count_rounds()
         new = self.mixing.outer[fragment]
-        assert not is_kept or new is old
 
         def report(machine: Exchange, now_s: float) -> None:
-            if is_kept:
-                machine.on_kept(now_s=now_s)
-            else:
+            if is_changed is None:
+                machine.on_not_caught_up(now_s=now_s)
+            elif is_changed:
                 machine.lineage = new.lineage
                 machine.on_caught_up(new.round, new.digest, now_s=now_s)
+            else:
+                machine.on_kept(now_s=now_s)
 
         self._feed(fragment, report)
 

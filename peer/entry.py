@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import random
+import statistics
 from collections.abc import Sequence
 
 from peer.catch_up import CatchingUp, agreed
@@ -29,14 +31,19 @@ async def find_run(identity: Identity, config: PeerConfig, presence: Presence) -
     """Returns the run that the ticket promises, asking whoever is in the directory.
 
     Raises:
-        ConfigError: nobody could tell us within `config.wait_s`.
+        ConfigError: nobody could tell us within `config.wait_s`, or all who are there refuse us.
     """
     ticket, loop = config.ticket, asyncio.get_running_loop()
     deadline_s = loop.time() + config.wait_s
     problem = "nobody is in the directory"
     while loop.time() < deadline_s:
         await presence.refresh_quietly()
-        for peer_id, card in presence.cards.items():
+        refusals: list[str] = []
+        asked = list(presence.cards.items())
+        random.shuffle(asked)  # no stranger can choose an id that is always asked first
+        for peer_id, card in asked:
+            if loop.time() >= deadline_s:
+                break
             try:
                 data, signature = await fetch_manifest(
                     identity,
@@ -49,10 +56,13 @@ async def find_run(identity: Identity, config: PeerConfig, presence: Presence) -
                     data, signature, run_id=ticket.run_id, founder=ticket.founder
                 )
                 return Run(manifest, signature)
-            except RunMismatch as error:  # asking again would not help
-                raise ConfigError(str(error)) from None
+            except RunMismatch as error:
+                problem = f"{peer_id}: {error}"
+                refusals.append(str(error))
             except (RemoteError, TransportError) as error:
                 problem = f"{peer_id}: {error}"
+        if refusals and len(refusals) == len(asked):  # asking again would not help
+            raise ConfigError(refusals[0])
         await asyncio.sleep(ASK_AGAIN_S)
     raise ConfigError(
         f"nobody at {places(config)} could tell us about the run within {config.wait_s:g} s "
@@ -87,7 +97,7 @@ async def fetch_state(
     """Takes anchors, outer state and rounds from the peers that are farthest.
 
     Returns:
-        One of the donors, and the step of the run that it is at; or None and 0 when nobody has come
+        One of the donors, and the step of the run that most of them are at; or None and 0 when nobody has come
         farther than the initial anchor, or nobody could give it within `wait_s`: then the exchange
         will tell us that we are behind, and we catch up.
     """
@@ -106,7 +116,7 @@ async def fetch_state(
         if donors:
             todo = await _fetch_from(donors, todo, mixing, catching_up)
         if donors and not todo:
-            return donors[0], max(cards[peer].step for peer in donors)
+            return donors[0], statistics.median_low(cards[peer].step for peer in donors)
         if not donors or loop.time() >= deadline_s:
             return None, 0
         await asyncio.sleep(ASK_AGAIN_S)

@@ -5,6 +5,9 @@ device ends. The rest is then torn down in order, and the next life begins in th
 same identity, a new name for the life, and the state of the last checkpoint, or else of the swarm.
 To the others it is a peer that was gone for some seconds. What it did after the checkpoint is lost
 to itself only: what the others have averaged, they have.
+
+What keeps the first life from beginning is the operator's to mend. A later life that cannot begin,
+because the disk is full by then or nobody can be reached, has died as well.
 """
 
 import asyncio
@@ -39,6 +42,10 @@ class Lives:
         self._peer = Peer(config, self.status)
         self._leave = asyncio.Event()
         self._deaths_s: list[float] = []
+        self._has_begun = False
+        """Whether any life has come as far as to train."""
+        self._has_checkpoint = False
+        """Whether any life has had one."""
 
     def leave(self) -> None:
         """Ends `live` in order, with a last checkpoint."""
@@ -50,36 +57,56 @@ class Lives:
 
         Raises:
             ConfigError: something that the operator can change.
-            TrainerGone: the trainer process dies again and again.
+            TrainerGone, TransportError: one life after the other ends like this.
         """
+        is_first = True
         while True:
             try:
                 await self._peer.live()
                 return
+            except AnotherLife:
+                raise
             except TrainerGone as error:
-                await self._mourn(error)
+                death: TrainerGone | ConfigError | TransportError = error.with_traceback(None)
+            except (ConfigError, TransportError, OSError) as error:  # a TimeoutError is an OSError
+                if is_first:
+                    raise
+                death = _named(error)
+            is_first = False
+            await self._mourn(death)
             if self._leave.is_set():
                 return
-            # Those whom it knew last let it in again; what was begun anew is not mixed with before.
-            resume = None if self._peer.checkpoint_step is not None else self._config.resume
-            config = replace(self._config, ticket=self._peer.ticket, resume=resume)
-            self._peer = Peer(config, self.status)
+            self._begin_again()
 
-    async def _mourn(self, error: TrainerGone) -> None:
+    def _begin_again(self) -> None:
+        ticket = self._peer.ticket
+        self._has_checkpoint |= self._peer.checkpoint_step is not None
+        # What was begun anew is not mixed with before.
+        resume = None if self._has_checkpoint else self._config.resume
+        # The former life goes first: two models may be more than there is memory for.
+        del self._peer
+        gc.collect()
+        # Those whom it knew last let it in again.
+        config = replace(self._config, ticket=ticket, resume=resume)
+        self._peer = Peer(config, self.status)
+
+    async def _mourn(self, error: TrainerGone | ConfigError | TransportError) -> None:
         """Waits before the next life.
 
         Raises:
-            TrainerGone: there were too many.
+            TrainerGone, ConfigError, TransportError: there were too many deaths, this the last.
         """
         now_s = asyncio.get_running_loop().time()
         self._deaths_s = [*(at_s for at_s in self._deaths_s if at_s > now_s - WITHIN_S), now_s]
         num_deaths = len(self._deaths_s)
         if num_deaths > MAX_DEATHS:
-            raise TrainerGone(
+            reason = (
                 f"{error}: for the {num_deaths}th time within {WITHIN_S / 60:.0f} minutes, so this "
-                f"peer ends; {self._config.directory / 'peer.log'} may say more",
-                error.exit_code,
+                f"peer ends; {self._config.directory / 'peer.log'} may say more"
             )
+            if isinstance(error, TrainerGone):
+                raise TrainerGone(reason, error.exit_code)
+            raise type(error)(reason)
         logger.warning("%s; beginning again", error)
         pause_s = PAUSE_S * num_deaths
         with (

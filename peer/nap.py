@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-BEAT_S = 5.0
+BEAT_S = 1.0
 NAP_S = 60.0
 """A beat that comes later than this much was held up by sleep."""
 

@@ -58,7 +58,8 @@ class Pins:
         self._mixing = mixing
         self._clock = clock
         self._pins: list[dict[bytes, _Pin]] = [{} for _ in mixing.outer]
-        self._turns = [asyncio.Lock() for _ in mixing.outer]
+        self._tasks: dict[int, asyncio.Task[_Pin]] = {}
+        """Of each fragment, what makes a pin now: hashing takes a while."""
         self._hashing: dict[int, int] = {}
         """Of fragments whose state is about to be pinned, its round."""
 
@@ -70,8 +71,11 @@ class Pins:
         """
         if name:
             return self._pin(fragment, name).packed
-        async with self._turns[fragment]:  # several ask at once, and hashing takes a while
-            return (await self._newest(fragment)).packed
+        task = self._tasks.get(fragment)
+        if task is None:  # several ask at once; and whoever gives up finds it when it asks again
+            task = self._tasks[fragment] = asyncio.ensure_future(self._newest(fragment))
+            task.add_done_callback(lambda _: self._tasks.pop(fragment))
+        return (await asyncio.shield(task)).packed
 
     def state(self, fragment: int, name: bytes) -> StateSource:
         """Returns the state of that name.

@@ -114,7 +114,6 @@ class Presence:
             for peer_id, card in cards.items()
             if card.reach == "direct"
             for address in entrances(peer_id, card)
-            if is_ip(address.host)  # nobody's card shall make us ask for names
         )
 
     def _remember(self, cards: dict[PeerId, Card]) -> None:
@@ -215,19 +214,15 @@ class Presence:
 
 
 def entrances(peer_id: PeerId, card: Card) -> list[Address]:
-    """Returns where a peer says that the directory can be entered through it."""
+    """Returns where a peer says that the directory can be entered through it.
+
+    Hosts are numbers: nobody's card shall make us ask for names, and each fits a ticket.
+    """
     found = []
     for maddr in card.multiaddrs:
         with contextlib.suppress(ValueError, RemoteError):  # what they say of themselves
             found.append(address_of(maddr))
     return [address for address in found if address.peer_id == peer_id]
-
-
-def is_ip(host: str) -> bool:
-    """Whether a host is given by its number."""
-    with contextlib.suppress(ValueError):
-        return bool(ipaddress.ip_address(host))
-    return False
 
 
 def wire_addresses(
@@ -245,6 +240,17 @@ def wire_addresses(
 
 
 def address_of(multiaddr: str) -> Address:
-    """Returns the address that `/ip4/HOST/tcp/PORT/p2p/ID` spells."""
+    """Returns the address that `/ip4/HOST/tcp/PORT/p2p/ID` spells.
+
+    Raises:
+        ValueError: it spells none.
+        MalformedMessage: nobody has such an id.
+    """
     _, _, host, _, port, _, peer_id = multiaddr.split("/")
+    if not host.isascii() or "%" in host:  # a zone means something on its own machine only
+        raise ValueError(f"{host[:64]!r} is no host")
+    ipaddress.ip_address(host)
+    is_number = port.isascii() and port.isdecimal() and len(port) <= 5
+    if not is_number or not 0 < int(port) < 65536:
+        raise ValueError(f"{port[:8]!r} is no port")
     return Address(host, int(port), parse_peer_id(peer_id))

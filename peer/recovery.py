@@ -50,7 +50,7 @@ class Recovery:
         fragment, old = effect.fragment, self._mixing.outer[effect.fragment]
         survey = await self._catching_up.survey(fragment, effect.donors, others)
         index = agreed(survey)
-        verdict = self._judge(effect, index, len(survey))
+        verdict = self._judge(effect, index, len(survey), len(others))
         if verdict.keeps and verdict.round == old.round:
             return False
         lineage = old.lineage.united(index.lineage)
@@ -83,7 +83,9 @@ class Recovery:
         )
         return True
 
-    def _judge(self, effect: CatchUp, index: StateIndex, num_donors: int) -> Verdict:
+    def _judge(
+        self, effect: CatchUp, index: StateIndex, num_donors: int, num_others: int
+    ) -> Verdict:
         if not self._mixing.is_common:
             return Verdict((0.0, 1.0), index.round)
         ours = self._mixing.outer[effect.fragment]
@@ -92,7 +94,7 @@ class Recovery:
                 round=ours.round,
                 digest=ours.digest,
                 lineage=ours.lineage,
-                camp=effect.our_camp,
+                camp=min(effect.our_camp, max(1, 1 + num_others - num_donors)),
             ),
             Branch(
                 round=index.round,

@@ -1,5 +1,6 @@
 """The files that say which run a folder belongs to; the same for hosts and for peers."""
 
+import contextlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ class Run:
 
 
 def write_run(folder: Path, run: Run) -> None:
-    """Writes a run's files.
+    """Writes a run's files, unless they are there: a full disk keeps nobody from coming back.
 
     Raises:
         ConfigError: the folder cannot be written, or belongs to another run.
@@ -31,14 +32,14 @@ def write_run(folder: Path, run: Run) -> None:
     data = run.manifest.to_bytes()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / MANIFEST
-        if path.exists() and path.read_bytes() != data:
+        kept = _content(folder / MANIFEST)
+        if kept not in (None, data):
             raise ConfigError(f"{folder} belongs to another run; choose another folder")
-        # The manifest comes last and whole: with it the folder counts as the run's.
-        (folder / SIGNATURE).write_bytes(run.signature)
-        temporary = folder / f".{MANIFEST}-{os.getpid()}"
-        temporary.write_bytes(data)
-        temporary.rename(path)
+        # The manifest comes last: with it the folder counts as the run's.
+        if _content(folder / SIGNATURE) != run.signature:
+            write_whole(folder / SIGNATURE, run.signature)
+        if kept is None:
+            write_whole(folder / MANIFEST, data)
     except OSError as error:
         raise ConfigError(f"cannot write to {folder}: {error}") from error
 
@@ -64,12 +65,45 @@ def read_run(folder: Path, ticket: Ticket) -> Run | None:
 
 
 def write_ticket(folder: Path, ticket: Ticket) -> None:
-    """Keeps a ticket for later; readable by its owner only, since it may hold a secret."""
-    temporary = folder / f".{TICKET}-{os.getpid()}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "w") as file:
-        file.write(f"{ticket}\n")
-    temporary.rename(folder / TICKET)
+    """Keeps a ticket for later; readable by its owner only, since it may hold a secret.
+
+    Raises:
+        OSError: it cannot be written; the former one is as it was.
+    """
+    write_whole(folder / TICKET, f"{ticket}\n".encode(), mode=0o600)
+
+
+def write_whole(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Writes a file that is there in full or, after a crash or on a full disk, as it was before.
+
+    Args:
+        path: Whose folder exists.
+        data: All of it.
+        mode: Who may read and write it, less what the umask forbids.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _content(path: Path) -> bytes | None:
+    """Returns what is in a file; None if there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def read_ticket(path: Path) -> Ticket:

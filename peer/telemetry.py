@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,9 +28,9 @@ class Events:
     """Writes one peer's events, each with both clocks, to `events.jsonl`."""
 
     def __init__(self, path: Path, *, run_id: RunId, peer_id: PeerId) -> None:
-        self._file = path.open("a", buffering=1)
+        self._file = path.open("a", buffering=1, encoding="utf-8")
         self._is_full = False
-        if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+        if not _ends_a_line(path):
             self._put("\n")  # what a former life left half written is a line of its own
         self._common = {"run_id": run_id, "peer_id": peer_id}
 
@@ -58,12 +59,23 @@ class Events:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """Returns the events in a file, without lines that a killed peer left half written."""
+    """Returns the events in a file, without lines that a killed peer or a disk left damaged."""
     events = []
-    for line in path.read_text().split("\n")[:-1]:
-        with contextlib.suppress(json.JSONDecodeError):
-            events.append(json.loads(line))
+    for line in path.read_text("utf-8", errors="replace").split("\n")[:-1]:
+        with contextlib.suppress(ValueError, RecursionError):
+            event = json.loads(line)
+            if isinstance(event, dict):
+                events.append(event)
     return events
+
+
+def _ends_a_line(path: Path) -> bool:
+    """Whether a file, of whatever size, is empty or ends with a line's end."""
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 def _is_nan(value: object) -> bool:

@@ -138,12 +138,16 @@ class TrainerPort:
         """Starts a trainer process. Call it in the main thread, and `run` next.
 
         Raises:
-            ConfigError: too little memory.
+            ConfigError: too little memory, or no process can be started.
         """
-        interchange = Interchange.create(layout.num_elements)
         path = folder / "trainer.json"
         config.write(path)
-        launched = launch_trainer(path, interchange)
+        interchange = Interchange.create(layout.num_elements)
+        try:
+            launched = launch_trainer(path, interchange)
+        except OSError as error:
+            interchange.close()
+            raise ConfigError(f"cannot start the trainer process: {error.strerror}") from error
         channel = await AsyncLineChannel.open(launched.sock)
         return cls(launched.process, channel, interchange, layout, on_news=on_news, waits=waits)
 
@@ -246,6 +250,8 @@ class TrainerPort:
         `capture` is called when no landing is on its way, so what it takes belongs together with
         what the trainer writes.
         """
+        if self._is_over:
+            raise self._failure
         async with self._whole_anchor():
             capture()
             saved = self._expect(lines.Saved)

@@ -16,6 +16,8 @@ Reachability = Literal["direct", "reverse"]
 """Whether others can dial a peer, as far as it knows, or call it only where it listens."""
 MAX_RELAYS = 8
 LIFE_BYTES = 8
+MAX_COUNT = 1 << 53
+"""Below it, a count is the same in every language, and a sum of some cannot overflow."""
 _MAX_BEGAN_UNIX_S = float(1 << 40)
 _MAX_ADDRESSES = 8
 _MAX_ADDRESS_CHARS = 256
@@ -83,6 +85,8 @@ def parse_card(data: bytes) -> Card:
         raise LimitExceeded("a card with too many or too long addresses")
     if raw.reach not in ("", *get_args(Reachability)):
         raise MalformedMessage(f"unknown reach {raw.reach[:16]!r}")
+    if max(raw.step, raw.round, raw.tokens) >= MAX_COUNT:
+        raise LimitExceeded("a card with progress beyond all reason")
     if max(raw.up_bps, raw.down_bps) >= MAX_BPS:
         raise LimitExceeded("a card with a rate beyond all reason")
     if len(raw.relays) > MAX_RELAYS:

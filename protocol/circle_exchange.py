@@ -122,9 +122,9 @@ class CircleExchange(Exchange):
         has_guests = self._circle is not None and bool(self._circle.guests)
         return super().is_counted_in or self._place is not None or has_guests
 
-    def on_unreachable(self, peer: PeerId, *, now_s: float) -> None:
+    def on_unreachable(self, peer: PeerId, *, is_gone: bool = False, now_s: float) -> None:
         """A note could not be delivered: neither host nor guests are waited for."""
-        super().on_unreachable(peer, now_s=now_s)
+        super().on_unreachable(peer, is_gone=is_gone, now_s=now_s)
         if self._place and self._place.host == peer:
             self._be_ready(now_s)
         elif self._circle and (peer in self._circle.invited or peer in self._circle.guests):
@@ -166,7 +166,12 @@ class CircleExchange(Exchange):
     def on_caught_up(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
         """We have somebody else's anchor, which is newer; our delta is on top of it."""
         self.round, self.anchor_digest = round, anchor_digest
-        self.phase = Phase.IDLE
+        self.phase, self._is_old = Phase.IDLE, False
+
+    def on_slept(self, *, now_s: float) -> None:
+        """Host and guests are left; whoever counts on us hears that we are not in it."""
+        super().on_slept(now_s=now_s)
+        self._circle = self._place = self._invite_at_s = None
 
     def _renew(self) -> None:
         self._circle = self._place = self._invite_at_s = None
@@ -216,7 +221,7 @@ class CircleExchange(Exchange):
 
     def _invite(self, now_s: float) -> None:
         """Invites as many as have room, suitors first; others after a while."""
-        if self._is_leaving:
+        if self._is_leaving or self._is_old:
             return
         circle = self._circle = self._circle or Circle(self._new_exchange_id())
         circle.expire(now_s=now_s)
@@ -230,7 +235,9 @@ class CircleExchange(Exchange):
         self._invite_at_s = now_s + pause * self.config.resend_s
 
     def _invite_suitors(self, circle: Circle, now_s: float) -> None:
-        while not self._is_leaving and circle.num_free(self.config.group_size) > 0:
+        while (
+            not (self._is_leaving or self._is_old) and circle.num_free(self.config.group_size) > 0
+        ):
             suitor = self._candidates.next_suitor(now_s=now_s)
             if suitor is None:
                 return
@@ -322,7 +329,7 @@ class CircleExchange(Exchange):
         """Whether we go there, and give up our own circle for it."""
         if self.phase is not Phase.READY or not self._is_serious(src, note, now_s):
             return False
-        if self._is_leaving:
+        if self._is_leaving or self._is_old:
             return False
         if self._place:
             return src == self._place.host  # which has begun anew

@@ -56,3 +56,7 @@ class NotAvailable(TransportError):
 
 class PeerSilent(TransportError):
     """Nothing comes from the other side, which does not even answer a ping."""
+
+
+class PeerGone(TransportError):
+    """The other side's machine answers that no such process runs there."""

@@ -16,6 +16,8 @@ from protocol.machine import BlobRef, CatchUp, Effect, Tell
 from protocol.messages import EXCHANGE_ID_BYTES, Note
 from protocol.shunning import Shunning
 
+MAX_RENEWALS = 3
+"""After so many attempts in vain what we have is used, however old."""
 MAX_DONORS = 8
 """Asked for a state where anchors are nobody else's; the one that is farthest gives it."""
 
@@ -74,8 +76,8 @@ class Exchange(abc.ABC):
     __slots__ = (
         *("config", "round", "anchor_digest", "lineage", "phase", "up_bps", "wanted_codec"),
         "replayable_from",
-        *("_others", "_audience", "_unreachable", "_effects", "_num_exchange_ids"),
-        *("_has_refused", "_is_leaving", "_shunned", "_is_old"),
+        *("_others", "_audience", "_unreachable", "_gone", "_effects", "_num_exchange_ids"),
+        *("_has_refused", "_is_leaving", "_shunned", "_is_old", "_renewals_left"),
     )
 
     def __init__(self, config: ExchangeConfig, *, round: int, anchor_digest: bytes) -> None:
@@ -94,6 +96,8 @@ class Exchange(abc.ABC):
         self._others: tuple[PeerId, ...] = ()
         self._audience: tuple[PeerId, ...] = ()
         """Whoever wants to hear what we have: the others, and the holders."""
+        self._gone: set[PeerId] = set()
+        """Members whose process does not run, as their machines say, and that have not spoken."""
         self._unreachable: set[PeerId] = set()
         """Members that our last note did not reach and that have not spoken since."""
         self._shunned = Shunning()
@@ -103,7 +107,8 @@ class Exchange(abc.ABC):
         self._has_refused = False
         self._is_leaving = False
         self._is_old = False
-        """What we have is to be replaced, as soon as others are known and we are in no exchange."""
+        """What we have is to be replaced as soon as others are known; till then we mix with none."""
+        self._renewals_left = 0
 
     @property
     def is_using_snapshot(self) -> bool:
@@ -141,15 +146,17 @@ class Exchange(abc.ABC):
         if holders:
             self._audience = tuple(sorted({*self._others, *holders} - {self.config.our_id}))
         if self._is_old and self._others and not self.is_using_snapshot:
-            self._is_old = False
             self._renew()
         self.on_timer(now_s=now_s)
 
-    def on_unreachable(self, peer: PeerId, *, now_s: float) -> None:
+    def on_unreachable(self, peer: PeerId, *, is_gone: bool = False, now_s: float) -> None:
         """A note could not be delivered: until this peer speaks, nothing waits for it.
 
-        It remains a member: who cannot be reached still counts for the quorum.
+        It remains a member: who cannot be reached still counts for the quorum; unless it is known
+        that its process does not run any more (`is_gone`).
         """
+        if is_gone:
+            self._gone.add(peer)
         if peer in self._others and peer not in self._unreachable:
             self._unreachable.add(peer)
             self.on_timer(now_s=now_s)
@@ -162,11 +169,17 @@ class Exchange(abc.ABC):
 
         Others would go half the way back to our old parameters: we take theirs first.
         """
-        self._is_old = True
+        self._is_old, self._renewals_left = True, MAX_RENEWALS
+
+    def on_not_caught_up(self, *, now_s: float) -> None:
+        """A `CatchUp` failed; ours is as it was."""
+        self.on_caught_up(self.round, self.anchor_digest, now_s=now_s)
+        self._is_old = self._renewals_left > 0
 
     def _renew(self) -> None:
         """Takes a state of others; our own work stays on top."""
         config = self.config
+        self._renewals_left -= 1
         self.phase = Phase.CATCHING_UP
         donors = partner_order(
             config.our_id,
@@ -229,6 +242,7 @@ class Exchange(abc.ABC):
     def _hears(self, src: PeerId, note: Note) -> bool:
         """Whether a note makes sense in this run; whoever speaks can be reached, at any rate."""
         self._unreachable.discard(src)
+        self._gone.discard(src)
         self._shunned.hear(src)
         if note.codec < self.config.num_codecs:
             return True

@@ -96,6 +96,12 @@ class GroupExchange(Exchange):
         """By the round that it led to, each exchange since our anchor came some other way."""
         self._rounds_missed = 0
         """Landed by others while the contribution in our hands grew."""
+        self._usual_tokens = 0
+        """What we brought to the last average: late or not, we bring that much if we can."""
+        self._far_ahead: tuple[PeerId, int, bytes] | None = None
+        """Somebody beyond the next round, and its anchor."""
+        self._behind_since_s: float | None = None
+        """When we first heard of one, in this round."""
         self._alone_since_s: float | None = None
         self._differs_since_s: float | None = None
         """When we first heard, in this round, of another anchor in its place."""
@@ -122,7 +128,7 @@ class GroupExchange(Exchange):
         """These other peers are believed to live; whoever is in none of them is out of sight."""
         if others:
             self._alone_since_s = None
-        elif set(self._others) - {*holders, *left}:
+        elif set(self._others) - {*holders, *left} - self._gone:
             self._alone_since_s = now_s
         super().on_members(others, holders, left, now_s=now_s)
 
@@ -184,6 +190,9 @@ class GroupExchange(Exchange):
             while len(self._journal) > MAX_JOURNAL:
                 self._journal.popitem(last=False)
         self._rounds_missed = self._rounds_missed + 1 if replayed else 0
+        if self._roster:
+            ours = self._roster.peer_ids.index(self.config.our_id)
+            self._usual_tokens, self._tokens = self._roster.members[ours].tokens, 0
         self._enter_round(round, anchor_digest, now_s)
         if replayed and gathering and replayed.anchor_digest != anchor_digest:
             self._differ(gathering.partners[0], replayed.anchor_digest, now_s)
@@ -198,7 +207,8 @@ class GroupExchange(Exchange):
         """We have somebody else's anchor, or an average of both; our delta is on top of it."""
         if (round, anchor_digest) != (self.round, self.anchor_digest):
             self._journal.clear()
-            self._rounds_missed += max(0, round - self.round)
+            if self._tokens:  # else there is no delta yet that could have grown meanwhile
+                self._rounds_missed += max(0, round - self.round)
             for peer in self._catching_up_from:
                 self._shunned.forgive(peer)
         else:
@@ -217,8 +227,10 @@ class GroupExchange(Exchange):
 
     def on_kept(self, *, now_s: float) -> None:
         """Ours is the anchor that counts; whoever is at theirs will hear of it, and come."""
+        told, self._catching_up_from = self._catching_up_from, ()
         self._enter_round(self.round, self.anchor_digest, now_s)
-        self._announce_anchor()
+        for peer in told:
+            self._do(Send(peer, self._committed()))
 
     def on_leaving(self, *, now_s: float) -> None:
         """Take our READY back; a roster that was closed before they hear it still finds us."""
@@ -228,6 +240,9 @@ class GroupExchange(Exchange):
 
     def on_timer(self, *, now_s: float) -> None:
         """Repeat what may be lost, close the roster, or go on with the exchange."""
+        if self._far_ahead and not self.is_using_snapshot and not self._waits_for_replays(now_s):
+            ahead, self._far_ahead = self._far_ahead, None
+            self._compare(*ahead, now_s)
         if self.phase is Phase.READY and not self._is_leaving:
             if self._resend_at_s is not None and now_s >= self._resend_at_s:
                 self._announce(now_s)
@@ -240,13 +255,14 @@ class GroupExchange(Exchange):
 
     def next_deadline_s(self) -> float | None:
         """The earliest of the timers of this phase."""
-        if self.phase is Phase.READY and not self._is_leaving:
-            wake_at_s = self._decide(None).wake_at_s
-            times = [time for time in (self._resend_at_s, wake_at_s) if time is not None]
-            return min(times, default=None)
         if self.phase is Phase.EXCHANGING and self._gathering:
             return self._gathering.next_deadline_s()
-        return None
+        times: list[float | None] = []
+        if self.phase is Phase.READY and not self._is_leaving:
+            times += [self._resend_at_s, self._decide(None).wake_at_s]
+        if self._far_ahead and self._behind_since_s is not None and not self.is_using_snapshot:
+            times.append(self._behind_since_s + self.config.resend_s)
+        return min((time for time in times if time is not None), default=None)
 
     # ---- becoming ready, closing the roster
 
@@ -259,7 +275,8 @@ class GroupExchange(Exchange):
         where = self.config.fragment, self.round
         # A delta is as long as the time in which it grew. Were it to weigh as much more, too, one
         # late peer would move everybody as if all had been late.
-        tokens = 0 if self._is_leaving else -(-self._tokens // (1 + self._rounds_missed))
+        tokens = -(-self._tokens // (1 + self._rounds_missed))
+        tokens = 0 if self._is_leaving else max(tokens, min(self._tokens, self._usual_tokens))
         return Ready(*where, tokens, self.anchor_digest, self.up_bps, self.wanted_codec)
 
     def _on_ready(self, src: PeerId, note: Ready, now_s: float) -> None:
@@ -268,9 +285,9 @@ class GroupExchange(Exchange):
             return
         if self._shunned.holds(src, now_s=now_s):
             return
-        if not note.tokens:  # it leaves: nothing waits for it any more
-            self._ready.forget(src)
-            self.on_unreachable(src, now_s=now_s)
+        if not note.tokens:  # it asks where we are; or takes its word back, and leaves
+            if self._ready.forget(src):
+                self.on_unreachable(src, now_s=now_s)
             return
         self._ready.hear(src, note, now_s=now_s)
         if note.round > self.round:
@@ -303,6 +320,8 @@ class GroupExchange(Exchange):
             self._do(Send(src, replay))
             return
         self._do(Send(src, self._committed()))
+        if self._shunned.holds(src, now_s=now_s):
+            return  # what it has could not be had
         if not self.lineage.knows(note.round, note.anchor_digest) and note.round:
             self._ready.hear(src, note, now_s=now_s)
             self._differ(src, note.anchor_digest, now_s)
@@ -312,11 +331,16 @@ class GroupExchange(Exchange):
         """Who else could be in this round's roster."""
         return self._ready.like_us(self._our_ready(), self._others)
 
+    @property
+    def _num_live(self) -> int:
+        """Live peers, ourselves included, as far as we know."""
+        return 1 + sum(peer not in self._gone for peer in self._others)
+
     def _decide(self, now_s: float | None) -> RosterDecision:
         """Asks `decide_roster`; without a time only the wake-up counts."""
         config = self.config
         ready = [*self._candidates(), config.our_id]
-        num_live = len(self._others) + 1
+        num_live = self._num_live
         if now_s is not None:
             if self._is_out_of_sight(now_s):
                 self._quorum_since_s = self._complete_since_s = None
@@ -404,7 +428,7 @@ class GroupExchange(Exchange):
             )
         )
         self._gathering = Gathering.of_member(
-            roster, self.config, num_live=len(self._others) + 1, now_s=now_s
+            roster, self.config, num_live=self._num_live, now_s=now_s
         )
         self._advance(now_s)
 
@@ -455,7 +479,7 @@ class GroupExchange(Exchange):
         if round != self.round:
             self._given_up.clear()
             self._num_left = 0
-            self._differs_since_s = None
+            self._differs_since_s = self._behind_since_s = self._far_ahead = None
         self.round, self.anchor_digest = round, anchor_digest
         self.phase = Phase.IDLE
         self._roster = self._gathering = self._replayed = None
@@ -475,10 +499,6 @@ class GroupExchange(Exchange):
         plain = Committed(self.config.fragment, self.round, self.anchor_digest)
         return self._journal.get(self.round, plain)
 
-    def _announce_anchor(self) -> None:
-        for peer in self._audience:
-            self._do(Send(peer, self._committed()))
-
     def _tokens_in_average(self) -> int:
         """Returns what the average of the exchange under way, or just landed, stands for."""
         if self._replayed:
@@ -487,12 +507,12 @@ class GroupExchange(Exchange):
         return min(MAX_TOKENS - 1, sum(member.tokens for member in members))
 
     def _on_committed(self, src: PeerId, note: Committed, now_s: float) -> None:
-        if note.round <= self.round or self._shunned.holds(src, now_s=now_s):
+        if note.round < self.round or self._shunned.holds(src, now_s=now_s):
             return
         if any(note.exchange_id == past.exchange_id for past in self._journal.values()):
             return  # it took us to where we are, and nowhere else
         gathering = self._gathering
-        if self.phase is Phase.EXCHANGING and gathering:
+        if gathering and self.phase is Phase.EXCHANGING:
             if note.exchange_id == gathering.exchange_id:
                 gathering.on_holder(src, now_s=now_s)
                 self._advance(now_s)
@@ -504,10 +524,30 @@ class GroupExchange(Exchange):
         is_next = note.round == self.round + 1 and bool(note.exchange_id)
         if is_next and note.base_digest == self.anchor_digest:
             self._replay(src, note, now_s)
-        elif self._gathering is None:
-            if is_next:
-                self._differ(src, note.base_digest, now_s)
-            self._compare(src, note.round, note.anchor_digest, now_s)
+        elif gathering is None and (note.round, note.anchor_digest) != self._place:
+            self._on_elsewhere(src, note, now_s)
+
+    @property
+    def _place(self) -> tuple[int, bytes]:
+        return self.round, self.anchor_digest
+
+    def _on_elsewhere(self, src: PeerId, note: Committed, now_s: float) -> None:
+        """They are at an anchor to which nothing leads from ours that we know of."""
+        if note.round > self.round + 1:
+            if self._waits_for_replays(now_s):
+                self._far_ahead = src, note.round, note.anchor_digest
+                return
+        elif note.round == self.round or note.exchange_id:
+            self._differ(src, note.anchor_digest, now_s)
+        self._compare(src, note.round, note.anchor_digest, now_s)
+
+    def _waits_for_replays(self, now_s: float) -> bool:
+        """Whether somebody may yet have what comes next for us: a state weighs more."""
+        if self._behind_since_s is None:
+            self._behind_since_s = now_s
+            for peer in self._audience:
+                self._ask_what_we_missed(peer)
+        return now_s < self._behind_since_s + self.config.resend_s
 
     def _replay(self, src: PeerId, note: Committed, now_s: float) -> None:
         if self._gathering:  # our own attempt of this round came to nothing

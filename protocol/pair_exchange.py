@@ -173,7 +173,13 @@ class PairExchange(Exchange):
     def on_caught_up(self, round: int, anchor_digest: bytes, *, now_s: float) -> None:
         """We have somebody else's anchor, which is newer; our delta is on top of it."""
         self.round, self.anchor_digest = round, anchor_digest
-        self.phase = Phase.IDLE
+        self.phase, self._is_old = Phase.IDLE, False
+
+    def on_slept(self, *, now_s: float) -> None:
+        """Whoever says yes to what we asked before is told no."""
+        super().on_slept(now_s=now_s)
+        self._asked = None
+        self._pause(self.config.resend_s, now_s)
 
     def _renew(self) -> None:
         self._asked = self._ask_again_at_s = None
@@ -244,6 +250,9 @@ class PairExchange(Exchange):
 
     def _ask_next(self, now_s: float) -> None:
         if self._is_leaving:
+            return
+        if self._is_old:
+            self._pause(self.config.resend_s, now_s)
             return
         if not self._candidates and not self._has_drawn:
             self._candidates, self._has_drawn = self._draw(now_s), True
@@ -327,7 +336,8 @@ class PairExchange(Exchange):
 
     def _is_refused(self, src: PeerId, note: Propose, now_s: float) -> bool:
         is_stale = note.tokens == 0 or note.exchange_id in self._entered
-        return is_stale or self._is_leaving or self._shunned.holds(src, now_s=now_s)
+        has_no_use = self._is_leaving or self._is_old
+        return is_stale or has_no_use or self._shunned.holds(src, now_s=now_s)
 
     def _on_answer(self, src: PeerId, note: Answer, now_s: float) -> None:
         asked, pair = self._asked, self._pair

@@ -69,6 +69,8 @@ def parse_index(data: bytes) -> StateIndex:
     if round >= MAX_ROUND:
         raise MalformedMessage(f"round {round} is beyond all reason")
     lineage = parse_lineage(data[_HEAD.size : _HEAD.size + LINEAGE_BYTES])
+    if lineage.horizon > round or any(landed > round for landed, _ in lineage.tokens):
+        raise MalformedMessage("a lineage that knows the future")
     starts = range(0, len(blocks), DIGEST_BYTES)
     return StateIndex(
         round, digest, lineage, tuple(blocks[at : at + DIGEST_BYTES] for at in starts)

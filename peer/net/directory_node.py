@@ -180,7 +180,8 @@ class DirectoryNode:
         try:
             async with asyncio.timeout(PING_S):
                 await self._ask_daemon(p2pd_pb2.Request(type=p2pd_pb2.Request.IDENTIFY))
-        except (TimeoutError, OSError, EOFError):
+        except Exception as error:  # noqa: BLE001 - boundary: it may answer with anything
+            logger.debug("the libp2p daemon does not answer: %r", error)
             return False
         return True
 
@@ -298,6 +299,8 @@ class DirectoryNode:
         done, _ = await asyncio.wait({task}, timeout=OPERATION_S)
         if not done:
             raise TimeoutError
+        if task.cancelled():  # by `close`; whoever waits is not cancelled
+            raise ConnectionError("the node is being closed")
         return task.result()
 
     def _on_done(self, task: "asyncio.Task[Any]") -> None:

@@ -20,7 +20,7 @@ import itertools
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from peer.net.address_book import AddressBook
 from peer.net.directory_guard import BoundedStorage
@@ -109,8 +109,8 @@ class Upkeep:
         """
         await self._open_first()
         await self._enter()
-        works = self._tend(), self._meet_for_ever(), self._watch_growth()
-        self._background = [asyncio.create_task(work) for work in works]
+        works = self._tend, self._meet_for_ever, self._watch_growth
+        self._background = [asyncio.create_task(_for_ever(work)) for work in works]
 
     async def close(self) -> None:
         """Ends everything."""
@@ -154,6 +154,8 @@ class Upkeep:
 
     async def _tend(self) -> None:
         while True:
+            if self.node is None:  # what was to replace the last one failed in a new way
+                await self._reopen()
             node = self.node
             assert node is not None
             reason = await _end_of(node)
@@ -232,7 +234,7 @@ class Upkeep:
         known, tried = node.neighbours, list(addresses)
         answers = await asyncio.gather(*map(node.contact, tried))
         met = [address for address, answered in zip(tried, answers, strict=True) if answered]
-        self.book.add(met)
+        self.book.add(met, have_answered=True)
         if any(address.peer_id not in known for address in met) or (met and not self.has_joined):
             await node.mingle()
         if met and not self.has_joined:
@@ -273,6 +275,16 @@ async def _end_of(node: DirectoryNode) -> str:
     finally:
         ended.cancel()
         await asyncio.gather(ended, return_exceptions=True)
+
+
+async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
+    """Does endless work; begins it again when it ends all the same, and says so."""
+    for pause_s in _pauses():
+        try:
+            await work()
+        except Exception:
+            logger.exception("the directory's upkeep failed, and goes on")
+        await asyncio.sleep(pause_s)
 
 
 def _pauses() -> Iterable[float]:

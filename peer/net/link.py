@@ -24,7 +24,14 @@ from peer.net.config import DIAL_S, channel_options
 from peer.net.counters import ByteCounters
 from peer.net.refusals import readable
 from peer.net.ways import WAYS, Candidate, Tunnels, Way, race
-from protocol.errors import LimitExceeded, NotAvailable, RemoteError, ThinwireError, TransportError
+from protocol.errors import (
+    LimitExceeded,
+    NotAvailable,
+    PeerGone,
+    RemoteError,
+    ThinwireError,
+    TransportError,
+)
 from protocol.identity import Identity, PeerId
 
 logger = logging.getLogger(__name__)
@@ -281,7 +288,9 @@ class Link:
         except TransportError as error:
             await channel.close(None)
             where = f"at {at.address}" if at.way == "direct" else at.way
-            raise TransportError(f"{self.peer_id} {where}: {error}") from None
+            is_gone = at.way == "direct" and "Connection refused" in str(error)
+            kind = PeerGone if is_gone else TransportError
+            raise kind(f"{self.peer_id} {where}: {error}") from None
         except BaseException:
             await channel.close(None)
             raise

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeVar, get_args
 
-from protocol.errors import RemoteError, ThinwireError
+from protocol.errors import PeerGone, RemoteError, ThinwireError
 from protocol.identity import PeerId
 
 Way = Literal["direct", "reverse", "relayed"]
@@ -55,7 +55,7 @@ async def race(
 
     Raises:
         ThinwireError: all failed; a refusal comes from the peer itself, so it says more than any
-            dead address.
+            dead address. `PeerGone` only if all say so.
     """
     loop = asyncio.get_running_loop()
     order = sorted(WAYS, key=lambda way: way != first)
@@ -90,5 +90,7 @@ async def race(
         for late in await asyncio.gather(*attempts, return_exceptions=True):
             if not isinstance(late, BaseException):
                 await undo(late)
-    failures.sort(key=lambda error: not isinstance(error, RemoteError))
+    failures.sort(
+        key=lambda error: (not isinstance(error, RemoteError), isinstance(error, PeerGone))
+    )
     raise failures[0]

@@ -25,7 +25,7 @@ from peer.ports import Inbox, Sink
 from peer.signs import Signs
 from peer.sim.loop import VirtualLoop
 from peer.sim.network import Flow, VirtualHost, VirtualNetwork
-from protocol.errors import NotAvailable, RemoteError, TransportError
+from protocol.errors import NotAvailable, PeerGone, RemoteError, TransportError
 from protocol.identity import PeerId
 from protocol.machine import BlobRef
 from protocol.messages import Note, note_to_bytes, parse_note
@@ -322,7 +322,8 @@ class SimWire:
         if not self._is_alive(their):
             self._connections.pop(their._our_id, None)
             await asyncio.sleep(self._network.round_trip_s(self._our_id, their._our_id))
-            raise TransportError("not reachable: connection refused")
+            is_told = self._network.is_open(self._our_id, their._our_id)
+            raise (PeerGone if is_told else TransportError)("not reachable: connection refused")
         try:
             async with asyncio.timeout(wait_s):
                 return await answer

@@ -30,8 +30,17 @@ class TrainerConfig(BaseModel):
     evaluation_bytes: Annotated[int, Field(ge=1)] = EVALUATION_BYTES
 
     def write(self, path: Path) -> None:
-        """Write the file that `read_config` reads."""
-        path.write_text(self.model_dump_json(indent=1) + "\n")
+        """Write the file that `read_config` reads, unless it is there: a full disk may have it.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        text = self.model_dump_json(indent=1) + "\n"
+        try:
+            if not path.exists() or path.read_text(errors="replace") != text:
+                path.write_text(text)
+        except OSError as error:
+            raise ConfigError(f"cannot write {path}: {error.strerror}") from error
 
 
 def read_config(path: Path) -> tuple[TrainerConfig, Manifest]:

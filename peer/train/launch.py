@@ -28,13 +28,20 @@ def launch_trainer(config_path: Path, interchange: Interchange) -> TrainerProces
     Args:
         config_path: What `TrainerConfig.write` wrote.
         interchange: The shared buffers, of this manifest's size.
+
+    Raises:
+        OSError: no process can be started.
     """
     ours, theirs = socket.socketpair()
     with theirs:
         command = [sys.executable, "-m", "peer.train.worker", "--config", str(config_path)]
         command += ["--socket-fd", str(theirs.fileno()), "--buffers-fd", str(interchange.fd)]
         command += ["--parent-pid", str(os.getpid())]
-        process = subprocess.Popen(
-            command, pass_fds=(theirs.fileno(), interchange.fd), stdin=subprocess.DEVNULL
-        )
+        try:
+            process = subprocess.Popen(
+                command, pass_fds=(theirs.fileno(), interchange.fd), stdin=subprocess.DEVNULL
+            )
+        except OSError:
+            ours.close()
+            raise
     return TrainerProcess(process, ours)

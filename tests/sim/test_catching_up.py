@@ -201,3 +201,15 @@ def test_who_lost_sight_of_everybody_lands_nothing_alone_and_is_merely_late() ->
         assert not any(events_of(swarm, peer, "merged") for peer in swarm.running())
         assert lone.status.contributed_tokens > 100 * STEP_S, "what it did alone was not lost"
         assert_common(swarm)
+
+
+def test_when_half_of_the_processes_die_at_once_the_others_go_on_with_the_next_round() -> None:
+    with swarm_of(8) as swarm:
+        swarm.run(43)
+        for victim in swarm.running()[:4]:
+            swarm.crash(victim)  # their machines say so
+        before = [peer.rounds[0] for peer in swarm.running()]
+        swarm.run(43 + 2 * STEP_S * INTERVAL_STEPS)
+        after = [peer.rounds[0] for peer in swarm.running()]
+        assert all(now > then for now, then in zip(after, before, strict=True)), (before, after)
+        assert_common(swarm)

@@ -198,6 +198,22 @@ def test_a_frozen_peer_is_excused_for_as_long_as_it_is_frozen() -> None:
     assert not broken(doctored)
 
 
+def test_whoever_has_come_up_just_before_the_end_need_not_have_landed() -> None:
+    doctored = sound()
+    land_no_more(doctored)
+    assert broken(doctored).keys() == {"one swarm at the end"}
+    doctored.tell(ENDS_S - 10, "up", seat=FIRST, life=2, took_s=50.0)
+    assert not broken(doctored)
+
+
+def test_whoever_has_left_may_take_its_time_to_end() -> None:
+    doctored = sound()
+    doctored.without(FIRST, ENDS_S - 30, ENDS_S + 1)
+    doctored.add(FIRST, ENDS_S - 30, "left", step=1)
+    doctored.tell(ENDS_S - 10, "up", seat=FIRST, life=2, took_s=50.0)
+    assert not broken(doctored)
+
+
 def test_a_full_disk_excuses_a_gap_in_the_log_of_its_peer_alone() -> None:
     doctored = sound()
     for seat in (FIRST, SECOND):

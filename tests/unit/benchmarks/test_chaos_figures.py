@@ -75,6 +75,15 @@ def test_time_from_the_end_of_a_trainer_to_the_next_ones_first_step_is_not_its_o
     assert training.steps_per_s == pytest.approx(PACE, rel=0.01)
 
 
+def test_whoever_is_told_to_leave_may_go_on_for_a_while_and_is_away_from_then_on() -> None:
+    doctored = sound()
+    restarted(doctored, FIRST, MIDDLE_S + 5, MIDDLE_S + 25)
+    doctored.strike("leave-storm", MIDDLE_S, MIDDLE_S + 15, FIRST)
+    training = training_of(doctored.history, PLAN)
+    assert training.away_s == pytest.approx(20, abs=0.5)
+    assert training.steps_per_s == pytest.approx(PACE, rel=0.01)
+
+
 @pytest.mark.parametrize("kind", ["halves", "corrupt", "disk-full", "clock", "kill-bootstrap"])
 def test_steps_that_any_other_fault_has_cost_are_missed(kind: str) -> None:
     doctored = sound()

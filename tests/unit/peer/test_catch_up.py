@@ -11,7 +11,14 @@ import pytest
 import torch
 
 from peer.blobs import BytesSink, StateShare, StateSink, StateSource
-from peer.catch_up import MAX_DONORS, STREAMS_PER_DONOR, CatchingUp, Survey
+from peer.catch_up import (
+    AGAIN_S,
+    MAX_DONORS,
+    MAX_FAILURES,
+    STREAMS_PER_DONOR,
+    CatchingUp,
+    Survey,
+)
 from peer.mixing import Mixing
 from peer.ports import Sink
 from peer.signs import Signs
@@ -54,6 +61,9 @@ class Donor:
     """It does not even answer a ping."""
     index: bytes | None = None
     """In the place of the true one."""
+    num_refusals: int = 0
+    """So many requests for blocks it refuses, as if others had come first."""
+    refused_at_s: list[float] = field(default_factory=list)
     given: list[int] = field(default_factory=list)
     names: list[bytes] = field(default_factory=list)
     """Of the indexes that it was asked for."""
@@ -72,7 +82,10 @@ class Site:
         mixing = SimpleNamespace(
             state_bytes=lambda fragment: STATES[0].size_bytes,
             state_lengths=lambda fragment: [NUM_ELEMENTS, NUM_ELEMENTS],
+            is_common=True,
+            outer=[SimpleNamespace(round=0)],
         )
+        self.ours = mixing
         self.catching_up = CatchingUp(
             cast("Mixing", mixing), self, progress_s=20.0, events=cast("Any", self)
         )
@@ -105,6 +118,9 @@ class Site:
         assert isinstance(sink, StateShare)
         if ref.exchange_id != index.name:
             raise NotAvailable("that state is not here any more")
+        if len(donor.refused_at_s) < donor.num_refusals:
+            donor.refused_at_s.append(asyncio.get_running_loop().time())
+            raise NotAvailable("too many ask for it")
         for start, stop in sink.missing():
             for block in range(start // BLOCK_BYTES, -(-stop // BLOCK_BYTES)):
                 await self._give(src, donor, sink, block)
@@ -326,6 +342,52 @@ def test_a_connection_that_breaks_now_and_then_is_used_again() -> None:
     run(scenario())
 
 
+def test_a_donor_that_is_busy_is_asked_again_after_a_pause_and_gives_what_it_has() -> None:
+    async def scenario() -> None:
+        site = Site(a=Donor(num_refusals=1), b=Donor())
+        assert_whole(await site.catch_up((A, B)))
+        assert not site.dropped
+        assert site.donors[A].refused_at_s
+        assert len(site.donors[A].given) > NUM_BLOCKS / 4
+        assert set(site.given.values()) == {1}
+
+    run(scenario())
+
+
+def test_a_busy_donor_may_be_the_only_one() -> None:
+    async def scenario() -> None:
+        site = Site(a=Donor(num_refusals=1))
+        assert_whole(await site.catch_up((A,)))
+        assert not site.dropped
+
+    run(scenario())
+
+
+def test_a_donor_that_has_it_no_more_is_dropped_and_not_asked_without_end() -> None:
+    async def scenario() -> None:
+        site = Site(a=Donor(num_refusals=10**9), b=Donor())
+        assert_whole(await site.catch_up((A, B)))
+        assert site.dropped == [A]
+        refused_at_s = site.donors[A].refused_at_s
+        assert len(refused_at_s) <= STREAMS_PER_DONOR * MAX_FAILURES
+        assert max(refused_at_s) - min(refused_at_s) == pytest.approx(AGAIN_S)
+        assert len(site.donors[B].given) == NUM_BLOCKS
+
+    run(scenario())
+
+
+def test_when_the_only_donor_has_it_no_more_it_fails_soon() -> None:
+    async def scenario() -> None:
+        site, loop = Site(a=Donor(num_refusals=10**9)), asyncio.get_running_loop()
+        begun_s = loop.time()
+        with pytest.raises(TransportError, match="no donor is left"):
+            await site.catch_up((A,))
+        assert loop.time() - begun_s <= STREAMS_PER_DONOR * MAX_FAILURES * AGAIN_S
+        assert site.dropped == [A]
+
+    run(scenario())
+
+
 def test_a_donor_that_falls_silent_holds_nothing_up() -> None:
     async def scenario() -> None:
         site, loop = Site(a=Donor(), b=Donor()), asyncio.get_running_loop()
@@ -381,6 +443,34 @@ def test_when_nobody_has_that_state_any_more_another_is_begun() -> None:
         assert_whole(await site.catch_up((A,)), 1)
         assert site.donors[A].names == [INDEXES[0].name, b""]
         assert len(site.donors[A].given) == NUM_BLOCKS
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("round", "is_common", "first"),
+    [
+        (STATES[0].round - 1, True, INDEXES[0].name),
+        (STATES[0].round, True, b""),
+        (STATES[0].round + 5, True, b""),
+        (STATES[0].round + 5, False, INDEXES[0].name),
+    ],
+    ids=["behind it", "at it", "beyond it", "rounds of our own"],
+)
+def test_what_came_of_a_state_that_we_have_passed_is_let_go_of(
+    round: int, is_common: bool, first: bytes
+) -> None:
+    """Where rounds are common we came there some other way, and go on from where others are."""
+
+    async def scenario() -> None:
+        site = Site(a=Donor(left=7))
+        with pytest.raises(TransportError):
+            await site.catch_up((A,))
+        site.ours.outer[0].round, site.ours.is_common = round, is_common
+        site.donors[A] = Donor()
+        assert_whole(await site.catch_up((A,)))
+        assert site.donors[A].names == [first]
+        assert len(site.donors[A].given) == (NUM_BLOCKS - 7 if first else NUM_BLOCKS)
 
     run(scenario())
 

@@ -374,6 +374,9 @@ def test_after_an_attack_all_go_on_together(mixing: str, seed: int) -> None:
     after = state(world)
     if mixing == "all":
         world.assert_equal_exchanges_have_equal_results()
+        if len(world.alive) == 1:  # the others may go on somewhere
+            assert after == before
+            return
         assert min(round for round, _ in after) >= max(round for round, _ in before) + 2
         assert len({digest for round, digest in after if round == max(after)[0]}) == 1
     elif len(world.alive) > 1:
