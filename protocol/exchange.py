@@ -107,7 +107,7 @@ class Exchange(abc.ABC):
         self._has_refused = False
         self._is_leaving = False
         self._is_old = False
-        """What we have is to be replaced as soon as others are known; till then we mix with none."""
+        """What we have is to be replaced once others are known; till then we mix with none."""
         self._renewals_left = 0
 
     @property
