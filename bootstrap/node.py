@@ -7,7 +7,6 @@ other like peers do.
 
 import contextlib
 import hashlib
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from peer.net.pace import NO_CAP, Cap
 from peer.net.wire import GrpcWire
 from peer.ports import Source
 from peer.presence import Presence, wire_addresses
-from peer.run_folder import MANIFEST, SIGNATURE, read_ticket, write_ticket
+from peer.run_folder import MANIFEST, SIGNATURE, TicketFile, read_ticket
 from protocol.card import Card
 from protocol.errors import ConfigError, NotAvailable, RemoteError, TransportError
 from protocol.identity import PeerId
@@ -28,8 +27,6 @@ from protocol.machine import BlobRef
 from protocol.manifest import Manifest, parse_manifest, verify_manifest
 from protocol.messages import Note
 from protocol.ticket import Address, Ticket
-
-logger = logging.getLogger(__name__)
 
 NODE_KEY = "node.key"
 RELAY_BPS = 10e6
@@ -128,22 +125,12 @@ async def serve(
             )
 
         ticket = Ticket(manifest.run_id, PeerId(manifest.founder), known, secret)
-        is_kept = True
+        ticket_file = TicketFile(folder)
 
         def renew_ticket() -> None:
-            nonlocal ticket, is_kept
-            renewed = presence.ticket(ticket)
-            if renewed == ticket and is_kept:
-                return
-            ticket = renewed
-            try:
-                write_ticket(folder, ticket)
-            except OSError as error:  # a full disk ends no node; the next look tries again
-                if is_kept:
-                    logger.warning("cannot keep the ticket: %s", error)
-                is_kept = False
-            else:
-                is_kept = True
+            nonlocal ticket
+            ticket = presence.ticket(ticket)
+            ticket_file.keep(ticket)
 
         def on_refreshed() -> None:
             renew_ticket()

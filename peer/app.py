@@ -29,7 +29,7 @@ from peer.net.rates import read_rates, write_rates
 from peer.net.sockets import SocketMeter
 from peer.net.wire import GrpcWire
 from peer.presence import Presence, wire_addresses
-from peer.run_folder import IDENTITY, MANIFEST, Run, read_run, write_run, write_ticket
+from peer.run_folder import IDENTITY, MANIFEST, Run, TicketFile, read_run, write_run
 from peer.status import PeerStatus
 from peer.telemetry import Events
 from peer.train.config import TrainerConfig
@@ -62,7 +62,7 @@ class Peer:
         self.status = status or PeerStatus()
         self.ticket = config.ticket
         """From `live` on, one that lists our own address."""
-        self._is_ticket_kept = False
+        self._ticket_file = TicketFile(config.directory)
         self._leave = asyncio.Event()
         self._stack = contextlib.AsyncExitStack()
         self._our_id = PeerId("")
@@ -334,13 +334,8 @@ class Peer:
 
     def _renew_ticket(self) -> None:
         """Keeps the ticket up to date: whoever we know lets us and others in again."""
-        ticket = self._presence.ticket(self.ticket)
-        if ticket == self.ticket and self._is_ticket_kept:
-            return
-        self.ticket, self._is_ticket_kept = ticket, False
-        with contextlib.suppress(OSError):  # a full disk; the next look tries again
-            write_ticket(self.config.directory, ticket)
-            self._is_ticket_kept = True
+        self.ticket = self._presence.ticket(self.ticket)
+        self._ticket_file.keep(self.ticket)
 
     async def _report(self) -> None:
         while True:

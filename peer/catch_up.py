@@ -239,6 +239,8 @@ class _Gathering:
                     self._add_stream()
             except (TransportError, RemoteError) as error:
                 num_failures = 1 if run.num_brought else num_failures + 1
+                if isinstance(error, NotAvailable) and self._has_another(donor, stream):
+                    return  # it serves one stream, and no more
                 if isinstance(error, MalformedMessage) or num_failures >= MAX_FAILURES:
                     self._drop(donor, str(error))
                     return
@@ -246,6 +248,9 @@ class _Gathering:
                     await asyncio.sleep(AGAIN_S)
             finally:
                 await self._give_back(stream)
+
+    def _has_another(self, donor: PeerId, stream: object) -> bool:
+        return any(r.donor == donor for other, r in self._runs.items() if other is not stream)
 
     def _drop(self, donor: PeerId, reason: str) -> None:
         if donor not in self._dropped:

@@ -177,6 +177,7 @@ class Driver:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._pins.close()
         self._machines.clear()
         self._listed.close()
         self._worker.shutdown(wait=False, cancel_futures=True)

@@ -97,9 +97,9 @@ async def fetch_state(
     """Takes anchors, outer state and rounds from the peers that are farthest.
 
     Returns:
-        One of the donors, and the step of the run that most of them are at; or None and 0 when nobody has come
-        farther than the initial anchor, or nobody could give it within `wait_s`: then the exchange
-        will tell us that we are behind, and we catch up.
+        One of the donors, and the median of the steps of the run that they say they are at; or
+        None and 0 when nobody has come farther than the initial anchor, or nobody could give it
+        within `wait_s`: then the exchange will tell us that we are behind, and we catch up.
     """
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + wait_s

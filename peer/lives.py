@@ -12,13 +12,16 @@ because the disk is full by then or nobody can be reached, has died as well.
 
 import asyncio
 import contextlib
+import gc
 import logging
 from dataclasses import replace
 
 from peer.app import Peer
 from peer.config import PeerConfig
+from peer.life import AnotherLife
 from peer.status import PeerStatus
 from peer.trainer_port import TrainerGone
+from protocol.errors import ConfigError, ThinwireError, TransportError
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +45,6 @@ class Lives:
         self._peer = Peer(config, self.status)
         self._leave = asyncio.Event()
         self._deaths_s: list[float] = []
-        self._has_begun = False
-        """Whether any life has come as far as to train."""
         self._has_checkpoint = False
         """Whether any life has had one."""
 
@@ -66,12 +67,10 @@ class Lives:
                 return
             except AnotherLife:
                 raise
-            except TrainerGone as error:
-                death: TrainerGone | ConfigError | TransportError = error.with_traceback(None)
-            except (ConfigError, TransportError, OSError) as error:  # a TimeoutError is an OSError
-                if is_first:
+            except (TrainerGone, ConfigError, TransportError, OSError) as error:
+                if is_first and not isinstance(error, TrainerGone):
                     raise
-                death = _named(error)
+                death = _death_by(error)
             is_first = False
             await self._mourn(death)
             if self._leave.is_set():
@@ -90,7 +89,7 @@ class Lives:
         config = replace(self._config, ticket=ticket, resume=resume)
         self._peer = Peer(config, self.status)
 
-    async def _mourn(self, error: TrainerGone | ConfigError | TransportError) -> None:
+    async def _mourn(self, death: ThinwireError) -> None:
         """Waits before the next life.
 
         Raises:
@@ -100,14 +99,12 @@ class Lives:
         self._deaths_s = [*(at_s for at_s in self._deaths_s if at_s > now_s - WITHIN_S), now_s]
         num_deaths = len(self._deaths_s)
         if num_deaths > MAX_DEATHS:
-            reason = (
-                f"{error}: for the {num_deaths}th time within {WITHIN_S / 60:.0f} minutes, so this "
-                f"peer ends; {self._config.directory / 'peer.log'} may say more"
+            death.args = (
+                f"{death}: for the {num_deaths}th time within {WITHIN_S / 60:.0f} minutes, so this "
+                f"peer ends; {self._config.directory / 'peer.log'} may say more",
             )
-            if isinstance(error, TrainerGone):
-                raise TrainerGone(reason, error.exit_code)
-            raise type(error)(reason)
-        logger.warning("%s; beginning again", error)
+            raise death
+        logger.warning("%s; beginning again", death)
         pause_s = PAUSE_S * num_deaths
         with (
             self.status.waits.on("the next life", within_s=pause_s),
@@ -115,3 +112,12 @@ class Lives:
         ):
             async with asyncio.timeout(pause_s):
                 await self._leave.wait()
+
+
+def _death_by(error: Exception) -> ThinwireError:
+    """Returns an error of the same kind that keeps no part of the life that it ended alive."""
+    if isinstance(error, TrainerGone):
+        return TrainerGone(str(error), error.exit_code)
+    if isinstance(error, ConfigError):
+        return ConfigError(str(error))
+    return TransportError(str(error) or type(error).__name__)

@@ -90,6 +90,11 @@ class Pins:
         for pin in self._pins[fragment].values():
             pin.state.touch()
 
+    def close(self) -> None:
+        """Ends what is under way."""
+        for task in self._tasks.values():
+            task.cancel()
+
     def expire(self) -> None:
         """Lets go of what nobody wants any more."""
         for fragment, pins in enumerate(self._pins):

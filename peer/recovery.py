@@ -10,8 +10,9 @@ from peer.catch_up import CatchingUp, agreed
 from peer.mixing import Mixing, OuterState
 from peer.moves import Moves
 from peer.telemetry import EventLog
-from protocol.branches import Branch, Verdict, judge
+from protocol.branches import Branch, Verdict, judge, lineage_after
 from protocol.identity import PeerId
+from protocol.lineage import EMPTY, Lineage
 from protocol.machine import CatchUp
 from protocol.state_index import StateIndex
 
@@ -50,10 +51,9 @@ class Recovery:
         fragment, old = effect.fragment, self._mixing.outer[effect.fragment]
         survey = await self._catching_up.survey(fragment, effect.donors, others)
         index = agreed(survey)
-        verdict = self._judge(effect, index, len(survey), len(others))
+        verdict, lineage = self._judge(effect, index, len(survey), len(others))
         if verdict.keeps and verdict.round == old.round:
             return False
-        lineage = old.lineage.united(index.lineage)
         is_here = self._mixing.is_common and index.anchor_digest == old.digest
         if verdict.keeps or is_here:
             new = await self._moves.take_over(
@@ -85,21 +85,22 @@ class Recovery:
 
     def _judge(
         self, effect: CatchUp, index: StateIndex, num_donors: int, num_others: int
-    ) -> Verdict:
+    ) -> tuple[Verdict, Lineage]:
+        """Returns the verdict, and what is behind the anchor that it leads to."""
         if not self._mixing.is_common:
-            return Verdict((0.0, 1.0), index.round)
-        ours = self._mixing.outer[effect.fragment]
-        return judge(
-            Branch(
-                round=ours.round,
-                digest=ours.digest,
-                lineage=ours.lineage,
-                camp=min(effect.our_camp, max(1, 1 + num_others - num_donors)),
-            ),
-            Branch(
-                round=index.round,
-                digest=index.anchor_digest,
-                lineage=index.lineage,
-                camp=max(effect.their_camp, num_donors),
-            ),
+            return Verdict((0.0, 1.0), index.round), EMPTY
+        here = self._mixing.outer[effect.fragment]
+        ours = Branch(
+            round=here.round,
+            digest=here.digest,
+            lineage=here.lineage,
+            camp=min(effect.our_camp, max(1, 1 + num_others - num_donors)),
         )
+        theirs = Branch(
+            round=index.round,
+            digest=index.anchor_digest,
+            lineage=index.lineage,
+            camp=max(effect.their_camp, num_donors),
+        )
+        verdict = judge(ours, theirs)
+        return verdict, lineage_after(ours, theirs, verdict)

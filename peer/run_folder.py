@@ -1,6 +1,7 @@
 """The files that say which run a folder belongs to; the same for hosts and for peers."""
 
 import contextlib
+import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 from protocol.errors import ConfigError, RemoteError
 from protocol.manifest import Manifest, verify_manifest
 from protocol.ticket import MAX_ADDRESSES, Ticket, parse_ticket
+
+logger = logging.getLogger(__name__)
 
 IDENTITY = "identity.key"
 MANIFEST = "manifest.json"
@@ -71,6 +74,32 @@ def write_ticket(folder: Path, ticket: Ticket) -> None:
         OSError: it cannot be written; the former one is as it was.
     """
     write_whole(folder / TICKET, f"{ticket}\n".encode(), mode=0o600)
+
+
+class TicketFile:
+    """The ticket in a folder, for who has a newer one now and then.
+
+    Args:
+        folder: Where it is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._kept: Ticket | None = None
+        self._is_full = False
+
+    def keep(self, ticket: Ticket) -> None:
+        """Writes a ticket, unless it did. A full disk is only logged: ask again later."""
+        if ticket == self._kept:
+            return
+        try:
+            write_ticket(self._folder, ticket)
+        except OSError as error:
+            if not self._is_full:
+                logger.warning("cannot keep the ticket: %s", error)
+            self._is_full = True
+        else:
+            self._kept, self._is_full = ticket, False
 
 
 def write_whole(path: Path, data: bytes, *, mode: int = 0o666) -> None:

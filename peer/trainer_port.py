@@ -38,6 +38,9 @@ _AWAITED: dict[type[lines.ToTrainer], str] = {
 }
 """What a question waits for. None has a deadline: a step, or an evaluation, may be long."""
 
+BETWEEN_STEPS = frozenset((_AWAITED[lines.Evaluate], _AWAITED[lines.Save]))
+"""While it is asked for one of these, a trainer may make no step for long."""
+
 END_S = 1.0
 """A trainer whose channel has closed may take so long to exit."""
 

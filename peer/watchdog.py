@@ -7,7 +7,8 @@ event log; what should not be is a warning, too:
     overdue           a wait past its own deadline: a mistake of ours, that we want to hear of
     loop_lag          the event loop stood still: a process that was stopped, a machine that is too
                       busy, or work of ours in the wrong thread
-    trainer_silent    the trainer has told no progress for many times its usual step
+    trainer_silent    the trainer has told no progress for many times its usual step, and is not at
+                      an evaluation or a save
 
 When the loop itself was late, nothing else is late by that: whatever was due meanwhile has until
 the next beat.
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 
 from peer.status import PeerStatus
 from peer.telemetry import EventLog
+from peer.trainer_port import BETWEEN_STEPS
 from peer.waits import SHOWN_S, Wait
 
 logger = logging.getLogger(__name__)
@@ -109,9 +111,11 @@ class Watchdog:
         since_s = status.progressed_s
         if since_s is None or status.is_done:
             return
+        patience_s = max(MIN_SILENT_S, SILENT_STEPS * status.step_s)
         if since_s != self._heard_s:
-            patience_s = max(MIN_SILENT_S, SILENT_STEPS * status.step_s)
             self._heard_s, self._silent_at_s = since_s, since_s + patience_s
+        if not BETWEEN_STEPS.isdisjoint(status.waits.ages()):  # it makes no steps meanwhile
+            self._silent_at_s = max(self._silent_at_s, now_s + patience_s)
         if now_s < self._silent_at_s:
             return
         silent_s = now_s - since_s

@@ -74,6 +74,16 @@ def judge(ours: Branch, theirs: Branch) -> Verdict:
     return Verdict((our_tokens / total, their_tokens / total), max(ours.round, theirs.round) + 1)
 
 
+def lineage_after(ours: Branch, theirs: Branch, verdict: Verdict) -> Lineage:
+    """Returns what is behind the anchor that the verdict leads to, but for its own landing.
+
+    A side that was taken for nothing is not in it.
+    """
+    if all(verdict.weights):
+        return ours.lineage.united(theirs.lineage)
+    return ours.lineage if verdict.keeps else theirs.lineage
+
+
 def _ahead(winner: int, other: int) -> int:
     """Returns the winner's round; it must not be behind, or nobody would follow."""
     return winner if winner >= other else other + 1

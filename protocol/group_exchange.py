@@ -242,7 +242,8 @@ class GroupExchange(Exchange):
         """Repeat what may be lost, close the roster, or go on with the exchange."""
         if self._far_ahead and not self.is_using_snapshot and not self._waits_for_replays(now_s):
             ahead, self._far_ahead = self._far_ahead, None
-            self._compare(*ahead, now_s)
+            if not self._shunned.holds(ahead[0], now_s=now_s):
+                self._compare(*ahead, now_s)
         if self.phase is Phase.READY and not self._is_leaving:
             if self._resend_at_s is not None and now_s >= self._resend_at_s:
                 self._announce(now_s)
@@ -277,7 +278,9 @@ class GroupExchange(Exchange):
         # late peer would move everybody as if all had been late.
         tokens = -(-self._tokens // (1 + self._rounds_missed))
         tokens = 0 if self._is_leaving else max(tokens, min(self._tokens, self._usual_tokens))
-        return Ready(*where, tokens, self.anchor_digest, self.up_bps, self.wanted_codec)
+        return Ready(
+            *where, tokens, self.anchor_digest, self.up_bps, self.wanted_codec, self._is_leaving
+        )
 
     def _on_ready(self, src: PeerId, note: Ready, now_s: float) -> None:
         if note.round < self.round:
@@ -285,9 +288,9 @@ class GroupExchange(Exchange):
             return
         if self._shunned.holds(src, now_s=now_s):
             return
-        if not note.tokens:  # it asks where we are; or takes its word back, and leaves
-            if self._ready.forget(src):
-                self.on_unreachable(src, now_s=now_s)
+        if note.is_leaving:  # nothing waits for it any more
+            self._ready.forget(src)
+            self.on_unreachable(src, now_s=now_s)
             return
         self._ready.hear(src, note, now_s=now_s)
         if note.round > self.round:
@@ -576,6 +579,7 @@ class GroupExchange(Exchange):
                 return
         self._judged = {key: until_s for key, until_s in self._judged.items() if until_s > now_s}
         self._judged[digest] = now_s + JUDGED_S
+        self._far_ahead = None
         self._tell("catching_up", partners=sorted(their_camp))
         first = (src, *sorted(their_camp - {src}))
         self._catch_up(first, our_camp=our_camp, their_camp=len(their_camp))

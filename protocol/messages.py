@@ -28,7 +28,8 @@ DIGEST_BYTES = 32
 class Ready:
     """I have a contribution of `tokens` for `round`, on top of this anchor.
 
-    I can send at `up_bps`, as far as I know (0: I do not), and should like codec `codec`.
+    I can send at `up_bps`, as far as I know (0: I do not), and should like codec `codec`. With no
+    tokens it only asks where you are; `is_leaving` takes my word back, for I go.
     """
 
     fragment: int
@@ -37,6 +38,7 @@ class Ready:
     anchor_digest: bytes
     up_bps: int = 0
     codec: int = 0
+    is_leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ def note_to_bytes(note: Note) -> bytes:
             out.ready.anchor_digest = note.anchor_digest
             out.ready.up_bps = note.up_bps
             out.ready.codec = note.codec
+            out.ready.is_leaving = note.is_leaving
         case Roster():
             out.roster.round = note.round
             out.roster.exchange_id = note.exchange_id
@@ -186,6 +189,7 @@ def parse_note(data: bytes, *, max_bytes: int, num_fragments: int, max_peers: in
                 _sized(raw.ready.anchor_digest, DIGEST_BYTES, "anchor digest"),
                 _below(raw.ready.up_bps, MAX_BPS, "upload rate"),
                 _below(raw.ready.codec, MAX_CODECS, "codec"),
+                raw.ready.is_leaving,
             )
         case "roster":
             return _parse_roster(raw, max_peers)

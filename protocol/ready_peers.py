@@ -23,9 +23,9 @@ class ReadyPeers:
         """This peer is READY."""
         self._words[src] = _Word(note, now_s)
 
-    def forget(self, peer: PeerId) -> bool:
-        """This peer will say it anew, if it is READY again; returns whether it was."""
-        return self._words.pop(peer, None) is not None
+    def forget(self, peer: PeerId) -> None:
+        """This peer will say it anew, if it is READY again."""
+        self._words.pop(peer, None)
 
     def forget_silent(self, oldest_s: float) -> None:
         """Who is READY says so again and again; who is silent is gone, or in another exchange."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import shlex
 import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -18,6 +19,7 @@ from peer.run_folder import folder_here, read_ticket, with_kept_addresses
 from protocol.errors import ConfigError
 from protocol.ticket import parse_ticket
 
+LISTEN = "127.0.0.1"
 LONGEST_PATH = 250
 """A longer word is a ticket; file systems refuse to look for it."""
 
@@ -48,7 +50,7 @@ def join(
     ] = None,
     listen: Annotated[
         str, typer.Option(help="HOST[:PORT] to listen on; the next port is used too.")
-    ] = "127.0.0.1",
+    ] = LISTEN,
     announce: Annotated[
         str | None, typer.Option(help="IP address that others reach this machine at.")
     ] = None,
@@ -141,11 +143,22 @@ async def _live(config: PeerConfig, console: Console, *, plain: bool) -> None:
         await asyncio.gather(showing, return_exceptions=True)
     console.print(
         f"left at step {peer.status.step}, round {peer.status.round}; come back with: "
-        f"thinwire join --dir {config.directory}",
+        f"{way_back(config)}",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
+
+
+def way_back(config: PeerConfig) -> str:
+    """Returns the command that begins a peer's next life where others will look for it."""
+    words = ["thinwire", "join", "--dir", str(config.directory)]
+    host, port = config.listen_host, config.listen_port
+    if (host, port) != parse_listen(LISTEN):
+        words += ["--listen", f"{host}:{port}" if port else host]
+    if config.announce_host is not None:
+        words += ["--announce", config.announce_host]
+    return shlex.join(words)
 
 
 def leave_on_signals(leave: Callable[[], None]) -> None:

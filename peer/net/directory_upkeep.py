@@ -110,7 +110,7 @@ class Upkeep:
         await self._open_first()
         await self._enter()
         works = self._tend, self._meet_for_ever, self._watch_growth
-        self._background = [asyncio.create_task(_for_ever(work)) for work in works]
+        self._background = [asyncio.create_task(for_ever(work)) for work in works]
 
     async def close(self) -> None:
         """Ends everything."""
@@ -277,7 +277,7 @@ async def _end_of(node: DirectoryNode) -> str:
         await asyncio.gather(ended, return_exceptions=True)
 
 
-async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
+async def for_ever(work: Callable[[], Awaitable[None]]) -> None:
     """Does endless work; begins it again when it ends all the same, and says so."""
     for pause_s in _pauses():
         try:

@@ -47,18 +47,20 @@ class Note(_message.Message):
     def __init__(self, fragment: _Optional[int] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("round", "tokens", "anchor_digest", "up_bps", "codec")
+    __slots__ = ("round", "tokens", "anchor_digest", "up_bps", "codec", "is_leaving")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     ANCHOR_DIGEST_FIELD_NUMBER: _ClassVar[int]
     UP_BPS_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
+    IS_LEAVING_FIELD_NUMBER: _ClassVar[int]
     round: int
     tokens: int
     anchor_digest: bytes
     up_bps: int
     codec: int
-    def __init__(self, round: _Optional[int] = ..., tokens: _Optional[int] = ..., anchor_digest: _Optional[bytes] = ..., up_bps: _Optional[int] = ..., codec: _Optional[int] = ...) -> None: ...
+    is_leaving: bool
+    def __init__(self, round: _Optional[int] = ..., tokens: _Optional[int] = ..., anchor_digest: _Optional[bytes] = ..., up_bps: _Optional[int] = ..., codec: _Optional[int] = ..., is_leaving: _Optional[bool] = ...) -> None: ...
 
 class Roster(_message.Message):
     __slots__ = ("round", "exchange_id", "members", "shares", "codec")

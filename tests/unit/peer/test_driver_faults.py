@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from peer.mixing import Mixing, digest_of
 from peer.net.wire_memory import MemoryNetwork, MemoryWire
 from peer.ports import Source
 from peer.train import lines
-from protocol.errors import NotAvailable, TransportError
+from protocol.errors import NotAvailable, PeerGone, TransportError
 from protocol.group_exchange import GroupExchange
 from protocol.identity import PeerId
 from protocol.lineage import EMPTY
@@ -125,6 +126,36 @@ async def test_a_note_to_somebody_who_is_gone_is_told_and_ends_nothing(tmp_path:
         for node in members:
             await node.events.until("landed")  # two of three are a quorum
             assert {seen["to"] for seen in node.events.of("note_lost")} == {IDS[3]}
+
+
+@pytest.mark.parametrize("kind", [TransportError, PeerGone])
+async def test_only_who_is_known_to_be_gone_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[TransportError]
+) -> None:
+    async with nodes(manifest_of(), tmp_path, 2) as members:
+        for node in members:
+            send = node.wire.send
+
+            async def lose(
+                dst: PeerId, note: Note, send: Callable[..., Awaitable[None]] = send
+            ) -> None:
+                if dst in IDS[2:4]:
+                    raise kind("refused")
+                await send(dst, note)
+
+            monkeypatch.setattr(node.wire, "send", lose)
+        introduce(members, *IDS[2:4])
+        for node in members:
+            node.trainer.train(1.0)
+            node.trainer.depart()
+        await members[0].events.until("note_lost", 2)
+        if kind is PeerGone:  # the other two are all that there are
+            for node in members:
+                await node.events.until("landed")
+            assert members[0].digests() == members[1].digests()
+        else:
+            await settle()
+            assert not any(node.events.of("exchange_begins") for node in members)
 
 
 async def test_somebody_unknown_is_reported_and_has_no_say(tmp_path: Path) -> None:
@@ -270,6 +301,44 @@ class Giver:
     async def blob(self, src: PeerId, ref: BlobRef) -> Source:
         self.served.append(ref.kind)
         return BytesSource(self.index.to_bytes(), 7) if ref.kind == "index" else self._gives
+
+
+class Dawdler(Giver):
+    """Says what it has, and gives it when it is told to."""
+
+    def __init__(self, has: torch.Tensor) -> None:
+        super().__init__(has, has)
+        self.may_give = asyncio.Event()
+
+    async def blob(self, src: PeerId, ref: BlobRef) -> Source:
+        if ref.kind == "state":
+            await self.may_give.wait()
+        return await super().blob(src, ref)
+
+
+async def test_catching_up_has_an_end_and_the_next_attempt_goes_on(tmp_path: Path) -> None:
+    network, manifest = MemoryNetwork(), manifest_of()
+    round = manifest.round.model_copy(update={"exchange_s": 0.3})
+    short = manifest.model_copy(update={"round": round})
+    async with nodes(short, tmp_path, 1, network) as (node,):
+        donor = Dawdler(RIGHT)
+        donor.wire = MemoryWire(network, IDS[2], wire_config(short), inbox=donor)
+        introduce([node], IDS[2])
+        before = node.mixing.outer[0]
+        (machine,) = node.driver._machines
+        await donor.wire.send(node.peer_id, Committed(0, 1, b"d" * 32))
+        (failed, *_) = await node.events.until("catching_up_failed")
+        assert (failed["src"], failed["reason"]) == (IDS[2], "took too long")
+        assert node.mixing.outer[0] is before
+        assert not machine.is_using_snapshot  # nothing is held up by it
+        donor.may_give.set()
+        other = Giver(RIGHT, RIGHT)
+        other.wire = MemoryWire(network, IDS[3], wire_config(short), inbox=other)
+        introduce([node], IDS[2], IDS[3])
+        await other.wire.send(node.peer_id, Committed(0, 1, b"d" * 32))
+        (caught_up,) = await node.events.until("caught_up")
+        assert (caught_up["round"], caught_up["src"]) == (7, IDS[3])
+        assert torch.equal(node.anchor(), RIGHT[:NUM_ELEMENTS])
 
 
 RIGHT, WRONG = torch.ones(2 * NUM_ELEMENTS), torch.zeros(2 * NUM_ELEMENTS)

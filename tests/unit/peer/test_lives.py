@@ -1,19 +1,23 @@
 """What follows on the death of a trainer, with peers whose lives are scripted."""
 
 import asyncio
+import weakref
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from peer import lives
+from peer.app import Peer
 from peer.config import PeerConfig
+from peer.life import AnotherLife
 from peer.lives import MAX_DEATHS, WITHIN_S, Lives
 from peer.sim.clock import VirtualClock
 from peer.sim.loop import VirtualLoop
 from peer.trainer_port import TrainerGone
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, TransportError
 from protocol.identity import Identity
 from protocol.manifest import RunId
 from protocol.ticket import Address, Ticket
@@ -78,13 +82,16 @@ def test_the_next_life_goes_on_where_the_last_one_was_known(loop: VirtualLoop) -
         if peer.number == 1:
             peer.checkpoint_step = 40
             raise TrainerGone.of_process(1)
+        if peer.number == 2:  # before it could look for a checkpoint
+            raise TrainerGone.of_process(1)
 
     peer = lives_of(live, resume=False)
     loop.run_until_complete(peer.live())
-    first, second, third = ScriptedPeer.made
+    first, second, third, fourth = ScriptedPeer.made
     assert first.config.resume is False
     assert second.config.resume is False, "the only checkpoints are of before it began anew"
     assert third.config.resume is None
+    assert fourth.config.resume is None, "there is a checkpoint, whoever wrote it"
     assert third.config.ticket == second.config.ticket == newer
     assert second.config.directory == first.config.directory
     assert second.status is first.status is peer.status
@@ -120,6 +127,57 @@ def test_what_another_life_would_meet_again_ends_it(error: Exception, loop: Virt
     assert len(ScriptedPeer.made) == 1
 
 
+CANNOT_BEGIN = [ConfigError("no room"), TransportError("nobody"), OSError("full"), TimeoutError()]
+
+
+@pytest.mark.parametrize("error", CANNOT_BEGIN, ids=repr)
+def test_a_later_life_that_cannot_begin_is_a_death_like_any_other(
+    error: Exception, loop: VirtualLoop
+) -> None:
+    async def live(peer: ScriptedPeer) -> None:
+        if peer.number == 0:
+            raise TrainerGone.of_process(-9)
+        if peer.number < num_lives:
+            raise error
+
+    num_lives = MAX_DEATHS
+    loop.run_until_complete(lives_of(live).live())
+    assert len(ScriptedPeer.made) == MAX_DEATHS + 1
+    ScriptedPeer.made, num_lives = [], 99
+    with pytest.raises((ConfigError, TransportError), match="4th time within 10 minutes"):
+        loop.run_until_complete(lives_of(live).live())
+    assert len(ScriptedPeer.made) == MAX_DEATHS + 1
+
+
+def test_another_life_of_ours_ends_a_later_one_at_once(loop: VirtualLoop) -> None:
+    async def live(peer: ScriptedPeer) -> None:
+        raise AnotherLife("there") if peer.number else TrainerGone.of_process(-9)
+
+    with pytest.raises(AnotherLife, match=r"^there$"):
+        loop.run_until_complete(lives_of(live).live())
+    assert len(ScriptedPeer.made) == 2
+
+
+def test_of_a_former_life_nothing_is_left_when_the_next_begins(loop: VirtualLoop) -> None:
+    former: list[weakref.ref[object]] = []
+
+    class Model:
+        pass
+
+    async def live(peer: ScriptedPeer) -> None:
+        assert [model() for model in former] == [None] * peer.number
+        model = Model()
+        peer.model = cycle = [model]  # type: ignore[attr-defined]
+        cycle.append(cycle)  # type: ignore[arg-type]
+        former.append(weakref.ref(model))
+        ScriptedPeer.made = [*ScriptedPeer.made[:-1], None]  # type: ignore[list-item]
+        if peer.number < 2:
+            raise TrainerGone.of_process(-9) if peer.number == 0 else OSError("full")
+
+    loop.run_until_complete(lives_of(live).live())
+    assert len(former) == 3
+
+
 def test_leaving_ends_the_life_of_now_and_the_wait_for_the_next_one(loop: VirtualLoop) -> None:
     async def live(peer: ScriptedPeer) -> None:
         if peer.number == 0:
@@ -144,3 +202,9 @@ def test_how_a_trainer_ended_is_said_in_words(exit_code: int, words: str) -> Non
     gone = TrainerGone.of_process(exit_code)
     assert words in str(gone)
     assert gone.exit_code == exit_code
+
+
+async def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot use .*in-use\.lock: No such file") as refused:
+        await Peer(replace(config_of(), directory=tmp_path / "gone")).live()
+    assert "\n" not in str(refused.value)

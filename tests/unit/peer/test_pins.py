@@ -1,11 +1,13 @@
 """States that stay as they are while others fetch them, and the averages that lead from them."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 
 import pytest
 import torch
 
+from peer.blobs import StateSource
 from peer.mixing import KEPT_EXCHANGES, Mixing
 from peer.pins import MAX_PINS, PIN_S, Pins
 from protocol.errors import NotAvailable
@@ -80,6 +82,66 @@ async def test_all_who_ask_at_once_get_one_state_that_is_hashed_once() -> None:
     sources = await asyncio.gather(*(giver.pins.index(0) for _ in range(5)))
     assert len(set(map(id, sources))) == 1
     assert await giver.pins.index(0) is sources[0]
+
+
+async def test_whoever_gave_up_waiting_finds_it_when_it_asks_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Over a fast link an index is asked for in a second; a large state is hashed in more."""
+    giver, may_go_on, hashed = Giver(), threading.Event(), []
+    blocks = StateSource.blocks
+
+    def slowly(state: StateSource) -> tuple[bytes, ...]:
+        assert may_go_on.wait(10.0)
+        hashed.append(state)
+        return blocks(state)
+
+    monkeypatch.setattr(StateSource, "blocks", slowly)
+    impatient = [asyncio.ensure_future(giver.pins.index(0)) for _ in range(3)]
+    await asyncio.sleep(0)
+    patient = asyncio.ensure_future(giver.pins.index(0))
+    await asyncio.sleep(0)
+    for waiting in impatient:
+        waiting.cancel()
+    assert all(
+        isinstance(outcome, asyncio.CancelledError)
+        for outcome in await asyncio.gather(*impatient, return_exceptions=True)
+    )
+    again = asyncio.ensure_future(giver.pins.index(0))
+    await asyncio.sleep(0)
+    giver.land()  # it is the state of then that was asked for
+    may_go_on.set()
+    assert await again is await patient
+    assert len(hashed) == 1
+    data = await (await again).read(0, (await again).size_bytes)
+    assert parse_index(data).round == 0
+
+
+async def test_a_pin_that_all_gave_up_waiting_for_is_made_all_the_same() -> None:
+    giver = Giver()
+    task = asyncio.ensure_future(giver.pins.index(0))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await giver.index()).round == 0
+    giver.land()
+    assert (await giver.index()).round == 1  # and the next one is made anew
+
+
+async def test_what_cannot_be_hashed_now_may_be_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    giver = Giver()
+
+    def fail(state: StateSource) -> tuple[bytes, ...]:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StateSource, "blocks", fail)
+        outcomes = await asyncio.gather(
+            *(giver.pins.index(0) for _ in range(2)), return_exceptions=True
+        )
+        assert [type(outcome) for outcome in outcomes] == [MemoryError, MemoryError]
+    assert (await giver.index()).round == 0
 
 
 async def test_a_pin_ends_when_nobody_has_asked_for_it_for_so_long() -> None:

@@ -1,10 +1,13 @@
 """Presences over one board in memory, under a clock that the test sets."""
 
 import asyncio
+import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from peer.net.directory_memory import MemoryBoard, MemoryDirectory
 from peer.net.record_rules import RecordRules
@@ -379,6 +382,32 @@ def test_an_address_is_read_from_its_multiaddr_and_its_key_checked() -> None:
     assert address_of(f"/ip4/192.0.2.7/tcp/4001/p2p/{IDS[4]}") == expected
     with pytest.raises(MalformedMessage):
         address_of("/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWnobody")
+
+
+HOSTS = ["10.0.0.1", "::1", "fe80::1%eth0", "fe80::1%\u0661", "h\u00e9", "example.org", "", "1"]
+PORTS = ["4000", "0", "-1", "65535", "65536", "\u0661", "1_0", " 1", "00000000001", "9" * 200]
+
+
+@given(
+    multiaddrs=st.lists(
+        st.builds(
+            "/ip4/{}/tcp/{}/p2p/{}".format,
+            st.sampled_from(HOSTS) | st.text(max_size=20),
+            st.sampled_from(PORTS) | st.text(max_size=20),
+            st.sampled_from([*IDS[:4], "nobody"]),
+        )
+        | st.text(max_size=50),
+        max_size=8,
+    )
+)
+def test_whatever_a_card_says_our_ticket_can_be_spelled_and_read(multiaddrs: list[str]) -> None:
+    identity = Identity(bytes([1]) * 32)
+    presence = Presence(ListeningDirectory(identity, Board().board), identity.peer_id)
+    presence.cards = {IDS[2]: Card(wire_addresses=(), multiaddrs=tuple(multiaddrs))}
+    ticket = presence.ticket(Ticket(RUN_ID, IDS[30], ()))
+    assert parse_ticket(str(ticket)) == ticket
+    assert {a.peer_id for a in ticket.addresses} <= {IDS[0], IDS[2]}
+    assert all(ipaddress.ip_address(address.host) for address in ticket.addresses)
 
 
 class Listener:

@@ -10,6 +10,7 @@ from peer.run_folder import (
     SIGNATURE,
     TICKET,
     Run,
+    TicketFile,
     folder_here,
     read_run,
     read_ticket,
@@ -21,6 +22,7 @@ from protocol.errors import ConfigError
 from protocol.identity import Identity
 from protocol.manifest import manifest_from, sign_manifest
 from protocol.ticket import MAX_ADDRESSES, Address, Ticket
+from tests.unit.peer.small_disk import a_small_disk, fill
 
 FOUNDER = Identity(b"f" * 32)
 IDS = [Identity(bytes([n]) * 32).peer_id for n in range(20)]
@@ -90,6 +92,29 @@ def test_a_folder_that_cannot_be_made_is_the_operators_to_mend(tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write to"):
         write_run(tmp_path / "file", run_of())
+
+
+def test_a_full_disk_keeps_nobody_from_coming_back_and_loses_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = run_of()
+    ticket, newer = ticket_of(run), ticket_of(run, secret=b"s" * 16)
+    with a_small_disk(tmp_path / "disk") as disk:
+        file = TicketFile(disk)
+        write_run(disk, run)
+        file.keep(ticket)
+        filler = fill(disk)
+        names = sorted(path.name for path in disk.iterdir())
+        write_run(disk, run)
+        for _ in range(3):
+            file.keep(newer)
+        assert len(caplog.records) == 1
+        assert read_run(disk, ticket) == run
+        assert read_ticket(disk) == ticket
+        assert sorted(path.name for path in disk.iterdir()) == names
+        filler.unlink()
+        file.keep(newer)
+        assert read_ticket(disk) == newer
 
 
 def test_a_kept_ticket_is_for_its_owner_only_whatever_was_there(tmp_path: Path) -> None:

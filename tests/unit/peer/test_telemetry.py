@@ -63,6 +63,20 @@ def test_a_half_written_line_of_a_former_life_harms_no_later_event(tmp_path: Pat
     assert lives[-1] == ("left", 1)
 
 
+def test_lines_that_a_disk_has_damaged_cost_no_others(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    events = open_events(path)
+    events.write("joined")
+    events.close()
+    whole = path.read_bytes()
+    for damage in (b"\xff\xfe\x00", b'{"event": "\xc3', b"[]", b"[" * 100_000, b"7"):
+        path.write_bytes(damage + b"\n" + whole + damage)
+        events = open_events(path)
+        events.write("left")
+        events.close()
+        assert [event["event"] for event in read_events(path)] == ["joined", "left"]
+
+
 def test_a_loss_that_is_not_known_yet_is_still_json(tmp_path: Path) -> None:
     def refuse(constant: str) -> Any:
         raise AssertionError(f"{constant} is no JSON")

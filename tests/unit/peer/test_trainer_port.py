@@ -1,12 +1,16 @@
 import asyncio
+import errno
 import threading
+from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from peer.train import lines
-from peer.trainer_port import _AWAITED, TrainerGone
+from peer.train.config import TrainerConfig
+from peer.trainer_port import _AWAITED, TrainerGone, TrainerPort
 from protocol.errors import ConfigError
 from tests.unit.peer.test_scripted_trainer import (
     LAYOUT,
@@ -330,6 +334,33 @@ async def test_a_question_after_the_end_is_answered_with_the_end() -> None:
         async with asyncio.timeout(0.2):
             with pytest.raises(TrainerGone):
                 await rig.port.evaluate(1, lambda: anchors_of(rig))
+
+
+async def test_what_belongs_to_a_save_is_not_taken_when_the_trainer_is_gone() -> None:
+    async with a_rig() as rig:
+        await rig.die()
+        await asyncio.gather(rig.life, return_exceptions=True)
+        captured: list[None] = []
+        with pytest.raises(TrainerGone):
+            await rig.port.save("folder", lambda: captured.append(None))
+        assert not captured
+
+
+async def test_a_trainer_that_cannot_be_started_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(folder: Path) -> Coroutine[Any, Any, TrainerPort]:
+        config = TrainerConfig(manifest="manifest.json", run_id="ab" * 32, peer_id="somebody")
+        return TrainerPort.launch(config, folder, LAYOUT, on_news=lambda news: None)
+
+    def popen(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with pytest.raises(ConfigError, match=r"cannot write .*trainer\.json: No such file"):
+        await launch(tmp_path / "gone")
+    monkeypatch.setattr("subprocess.Popen", popen)
+    with pytest.raises(ConfigError, match="cannot start the trainer process: Resource"):
+        await launch(tmp_path)
 
 
 async def test_leaving_is_no_failure_and_needs_no_patience() -> None:

@@ -192,12 +192,12 @@ def test_a_silent_trainer_is_told_of_after_many_usual_steps(
     progress(scene, step_s)
     scene.run(patience_s - BEAT_S)
     assert scene.said == []
-    scene.waits.begin("save", "the trainer to save", until="it answers")
+    scene.waits.begin("land", "the trainer to land an anchor", until="it answers")
     scene.run(10 * patience_s)
     told_s = [fields["silent_s"] for _, event, fields in scene.said if event == "trainer_silent"]
     assert told_s == [patience_s * 2**power for power in range(4)]
     named = [fields["waits"] for _, event, fields in scene.said if event == "trainer_silent"]
-    assert named[-1] == ["the trainer to save"]
+    assert named[-1] == ["the trainer to land an anchor"]
     assert "the trainer has told nothing for" in caplog.text
 
 
@@ -206,6 +206,22 @@ def test_a_trainer_that_speaks_again_is_given_the_same_patience_again(scene: Sce
         progress(scene, 0.1)
         scene.run(MIN_SILENT_S + 1.5 * BEAT_S)
     assert len(scene.times_s("trainer_silent")) == 3
+
+
+@pytest.mark.parametrize("what", ["the trainer to evaluate", "the trainer to save"])
+def test_a_trainer_that_evaluates_or_saves_makes_no_steps_and_is_not_silent(
+    scene: Scene, what: str
+) -> None:
+    progress(scene, 0.1)
+    scene.waits.begin("key", what, until="it answers")
+    scene.run(DAY_S / 24)
+    scene.waits.end("key")
+    ended_s = scene.loop.time()
+    scene.run(MIN_SILENT_S - 2 * BEAT_S)  # it has as long again for its next steps
+    assert "trainer_silent" not in scene.events()
+    scene.run(3 * BEAT_S)
+    assert len(scene.times_s("trainer_silent")) == 1
+    assert scene.times_s("trainer_silent")[0] <= ended_s + MIN_SILENT_S
 
 
 def test_a_trainer_that_is_done_may_be_silent(scene: Scene) -> None:

@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from protocol.branches import Branch, judge
+from protocol.branches import Branch, judge, lineage_after
 from protocol.circle_exchange import CircleExchange
 from protocol.exchange import Exchange, ExchangeConfig, Failure, Phase
 from protocol.group_exchange import GroupExchange
@@ -178,7 +178,7 @@ class World:
                 peer.machine.on_kept(now_s=self.now_s)
                 return
             self.faults["merge"] += all(verdict.weights)
-            peer.round, peer.lineage = verdict.round, ours.lineage.united(theirs.lineage)
+            peer.round, peer.lineage = verdict.round, lineage_after(ours, theirs, verdict)
             if not verdict.weights[0]:
                 peer.digest = donors[0].digest
             elif not verdict.keeps:

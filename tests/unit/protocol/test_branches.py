@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from protocol.branches import LEAST_FRAC, Branch, Verdict, judge
+from protocol.branches import LEAST_FRAC, Branch, Verdict, judge, lineage_after
 from protocol.lineage import EMPTY
 
 HISTORY = st.lists(st.tuples(st.integers(0, 7), st.integers(1, 100)), max_size=6)
@@ -47,7 +47,7 @@ def after(ours: Branch, theirs: Branch) -> Branch:
         digest = theirs.digest
     else:
         digest = digest_of(sorted(zip(verdict.weights, (ours.digest, theirs.digest), strict=True)))
-    lineage = ours.lineage.united(theirs.lineage)
+    lineage = lineage_after(ours, theirs, verdict)
     if not lineage.knows(verdict.round, digest):
         lineage = lineage.landed(verdict.round, digest, 0)
     return replace(ours, round=verdict.round, digest=digest, lineage=lineage)

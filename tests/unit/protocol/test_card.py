@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.card import MAX_RELAYS, ROLES, Card, parse_card
+from protocol.card import MAX_COUNT, MAX_RELAYS, ROLES, Card, parse_card
 from protocol.errors import LimitExceeded, MalformedMessage, RemoteError
 from protocol.identity import Identity
 from protocol.pb import thinwire_pb2 as pb
 
 names = st.text("az09.:/-\u00e9\u4e16 ", max_size=64)
-counts = st.integers(0, (1 << 64) - 1)
+counts = st.integers(0, MAX_COUNT - 1)
 IDS = [Identity(bytes([n]) * 32).peer_id for n in range(MAX_RELAYS + 1)]
 cards = st.builds(
     Card,
@@ -51,6 +51,15 @@ def test_a_card_that_just_fits() -> None:
 def test_unreasonable_addresses_are_refused(card: Card) -> None:
     with pytest.raises(LimitExceeded):
         parse_card(card.to_bytes())
+
+
+@pytest.mark.parametrize("what", ["step", "round", "tokens"])
+@pytest.mark.parametrize("count", [MAX_COUNT, (1 << 64) - 1])
+def test_progress_beyond_all_reason_is_refused(what: str, count: int) -> None:
+    card = pb.PeerCard(role="peer")
+    setattr(card, what, count)
+    with pytest.raises(LimitExceeded):
+        parse_card(card.SerializeToString())
 
 
 @pytest.mark.parametrize("role", ["", "king", "Peer", "peer " + 1000 * "x"])

@@ -250,6 +250,30 @@ def test_the_last_one_left_goes_on_alone() -> None:
     assert machine.phase is Phase.LANDING
 
 
+def test_who_only_asks_where_we_are_has_not_left() -> None:
+    machine = machine_of(FIRST, SECOND, THIRD)
+    machine.on_departed(10, now_s=0.0)
+    machine.on_note(THIRD, ready(0), now_s=0.25)
+    machine.on_note(SECOND, ready(), now_s=0.5)
+    assert machine.phase is Phase.READY  # THIRD trains, and is ready soon
+    machine.on_note(THIRD, ready(20), now_s=0.75)
+    ((_, closed), _) = sent(machine, Roster)
+    assert isinstance(closed, Roster)
+    assert set(closed.peer_ids) == {FIRST, SECOND, THIRD}
+
+
+def test_who_has_landed_what_it_had_says_so_when_it_asks() -> None:
+    machine = reducing()
+    for index, peer in enumerate(sorted((FIRST, SECOND, THIRD))):
+        machine.on_fetched(peer, average(index), now_s=3.0)
+    machine.on_landed(ROUND + 1, NEW, now_s=3.5)
+    drain(machine)
+    machine.on_note(THIRD, ready(round=ROUND + 2, digest=ELSE), now_s=4.0)
+    assert drain(machine) == [Send(THIRD, ready(0, round=ROUND + 1, digest=NEW))]
+    machine.on_departed(30, now_s=5.0)
+    assert {note for _, note in sent(machine, Ready)} == {ready(30, round=ROUND + 1, digest=NEW)}
+
+
 def test_a_peer_without_tokens_is_no_candidate() -> None:
     machine = machine_of(FIRST, SECOND)
     machine.on_departed(10, now_s=0.0)
@@ -533,17 +557,119 @@ def test_a_member_leaves_its_attempt_for_what_others_committed() -> None:
 def test_more_than_a_replay_can_do_is_a_catch_up(note: Committed) -> None:
     machine = machine_of(FOURTH, FIRST)
     machine.on_note(FIRST, note, now_s=1.0)
-    assert drain(machine) == [catch_up(FIRST)]
-    machine.on_caught_up(note.round, note.anchor_digest, now_s=2.0)
+    machine.on_timer(now_s=2.0)
+    assert drain(machine)[-1] == catch_up(FIRST)
+    machine.on_caught_up(note.round, note.anchor_digest, now_s=3.0)
     assert (machine.phase, machine.round) == (Phase.IDLE, note.round)
+    assert machine.next_deadline_s() is None
 
 
-@pytest.mark.parametrize("round", [ROUND, ROUND - 1])
-def test_old_commits_are_no_news(round: int) -> None:
-    machine = machine_of(FOURTH, FIRST)
+@pytest.mark.parametrize("round", [ROUND + 2, ROUND + 9])
+@pytest.mark.parametrize("is_ready", [False, True], ids=["idle", "ready"])
+def test_who_hears_of_a_far_round_asks_all_for_replays_and_waits_before_it_compares(
+    is_ready: bool, round: int
+) -> None:
+    machine = machine_of(SECOND, FIRST, THIRD, FOURTH)
+    if is_ready:
+        machine.on_departed(10, now_s=0.5)
+        drain(machine)
+    phase = machine.phase
     machine.on_note(FIRST, committed(round), now_s=1.0)
+    question = ready(10 if is_ready else 0)
+    assert drain(machine) == [Send(peer, question) for peer in sorted((FIRST, THIRD, FOURTH))]
+    # Neither the same news again nor that of others makes it ask or wait anew.
+    machine.on_note(THIRD, committed(round), now_s=1.25)
+    machine.on_note(FIRST, committed(round), now_s=1.4)
+    assert drain(machine) == []
+    machine.on_timer(now_s=1.45)
+    assert drain(machine) == []
+    assert machine.phase is phase
+    due_s = machine.next_deadline_s()
+    assert due_s is not None
+    assert due_s <= 2.0
+    machine.on_timer(now_s=2.0)
+    assert [effect for effect in drain(machine) if not isinstance(effect, Send)] == [
+        catch_up(FIRST, our_camp=3)
+    ]
+    assert (machine.phase, machine.next_deadline_s()) == (Phase.CATCHING_UP, None)
+
+
+def test_the_news_itself_compares_if_the_timer_is_late() -> None:
+    machine = machine_of(SECOND, FIRST, THIRD)
+    machine.on_note(FIRST, committed(ROUND + 2), now_s=1.0)
+    drain(machine)
+    machine.on_note(THIRD, committed(ROUND + 2), now_s=2.5)
+    assert drain(machine) == [catch_up(THIRD, our_camp=2)]
+
+
+def test_a_replay_that_comes_in_time_makes_a_state_needless() -> None:
+    machine = machine_of(SECOND, FIRST, THIRD)
+    machine.on_note(FIRST, committed(ROUND + 2, id=ID2, base=NEW), now_s=1.0)
+    drain(machine)
+    machine.on_note(THIRD, committed(), now_s=1.5)
+    assert drain(machine) == [Fetch(THIRD, average(index), THREE) for index in range(3)]
+    machine.on_timer(now_s=2.0)
+    for index in range(3):
+        machine.on_fetched(THIRD, average(index), now_s=2.5)
+    machine.on_landed(ROUND + 1, NEW, now_s=3.0)
+    assert not [effect for effect in drain(machine) if isinstance(effect, CatchUp)]
+    assert (machine.phase, machine.next_deadline_s()) == (Phase.IDLE, None)
+    machine.on_timer(now_s=60.0)
+    assert drain(machine) == []
+    # Of what comes next it hears as before.
+    machine.on_note(FIRST, committed(ROUND + 2, id=ID2, base=NEW), now_s=61.0)
+    assert drain(machine) == [Fetch(FIRST, average(index, ID2), THREE) for index in range(3)]
+
+
+def test_each_round_that_it_comes_nearer_it_waits_for_replays_anew() -> None:
+    machine = machine_of(SECOND, FIRST)
+    machine.on_note(FIRST, committed(ROUND + 9, digest=ELSE, id=ID2, base=NEW), now_s=1.0)
+    machine.on_note(FIRST, committed(), now_s=1.5)
+    for index in range(3):
+        machine.on_fetched(FIRST, average(index), now_s=5.0)
+    machine.on_landed(ROUND + 1, NEW, now_s=6.0)
+    drain(machine)
+    machine.on_note(FIRST, committed(ROUND + 9, digest=ELSE, id=ID2, base=ELSE), now_s=7.0)
+    assert drain(machine) == [Send(FIRST, ready(0, round=ROUND + 1, digest=NEW))]
+    machine.on_timer(now_s=7.9)
+    assert drain(machine) == []
+    machine.on_timer(now_s=8.0)
+    assert drain(machine) == [catch_up(FIRST)]
+
+
+def test_an_exchange_that_begins_meanwhile_is_not_broken_off_for_a_state() -> None:
+    machine = machine_of(SECOND, FIRST, THIRD, FOURTH)
+    machine.on_departed(10, now_s=0.5)
+    machine.on_note(FOURTH, committed(ROUND + 9, digest=ELSE), now_s=1.0)
+    machine.on_note(FIRST, roster(FIRST, SECOND, THIRD), now_s=1.5)
+    drain(machine)
+    machine.on_timer(now_s=2.5)
+    assert machine.phase is Phase.EXCHANGING
+    fail(machine)
+    machine.on_timer(now_s=60.0)
+    assert drain(machine)[-1].__class__ is CatchUp  # nor is it forgotten
+
+
+@pytest.mark.parametrize(
+    "note", [committed(ROUND - 1), committed(ROUND, digest=OLD)], ids=["old", "ours"]
+)
+def test_old_commits_are_no_news(note: Committed) -> None:
+    machine = machine_of(FOURTH, FIRST)
+    machine.on_note(FIRST, note, now_s=1.0)
     assert machine.drain() == []
     assert machine.phase is Phase.IDLE
+
+
+@pytest.mark.parametrize("id", [ID, b""], ids=["landed", "come some other way"])
+def test_another_anchor_of_our_round_is_compared_even_if_nobody_there_is_ready(id: bytes) -> None:
+    machine = machine_of(FOURTH, FIRST, SECOND)
+    machine.on_note(FIRST, committed(ROUND, id=id), now_s=1.0)
+    (tell,) = machine.drain()
+    assert isinstance(tell, Tell)
+    assert (tell.event, tell.fields["partners"]) == ("anchor_differs", [FIRST])
+    assert machine.phase is Phase.IDLE
+    machine.on_note(SECOND, committed(ROUND, id=id), now_s=3.0)
+    assert drain(machine) == [catch_up(SECOND, our_camp=2)]
 
 
 def test_who_is_ready_for_an_old_round_hears_where_we_are() -> None:
@@ -585,7 +711,7 @@ def test_what_was_heard_during_an_exchange_is_asked_for_after_it() -> None:
         machine.on_fetched(peer, average(index), now_s=3.0)
     drain(machine)
     machine.on_landed(ROUND + 1, NEW, now_s=4.0)
-    assert Send(FOURTH, ready(round=ROUND + 1, digest=NEW)) in drain(machine)
+    assert Send(FOURTH, ready(0, round=ROUND + 1, digest=NEW)) in drain(machine)
 
 
 def test_a_dead_peer_that_was_ahead_is_asked_once() -> None:
@@ -594,20 +720,25 @@ def test_a_dead_peer_that_was_ahead_is_asked_once() -> None:
     machine.on_note(FIRST, ready(round=ROUND + 2, digest=NEW), now_s=1.0)
     drain(machine)
     machine.on_note(FIRST, committed(ROUND + 2), now_s=1.0)
-    assert drain(machine) == [catch_up(FIRST, our_camp=2)]
-    machine.on_caught_up(ROUND, OLD, now_s=2.0)
+    machine.on_timer(now_s=2.0)
+    assert drain(machine)[-1] == catch_up(FIRST, our_camp=2)
+    machine.on_caught_up(ROUND, OLD, now_s=3.0)
     assert drain(machine) == []
     assert machine.phase is Phase.IDLE
-    machine.on_departed(10, now_s=3.0)
+    assert machine.next_deadline_s() is None
+    machine.on_timer(now_s=4.0)
+    machine.on_departed(10, now_s=4.0)
     assert machine.phase is Phase.READY
 
 
 def test_if_the_first_that_is_ahead_is_dead_the_next_is_asked() -> None:
     machine = machine_of(SECOND, FIRST, THIRD)
     machine.on_note(FIRST, committed(ROUND + 2), now_s=1.0)
-    machine.on_note(THIRD, ready(round=ROUND + 2, digest=NEW), now_s=1.0)
-    assert drain(machine) == [catch_up(FIRST, our_camp=2)]
-    machine.on_caught_up(ROUND, OLD, now_s=2.0)
+    machine.on_timer(now_s=2.0)
+    assert drain(machine)[-1] == catch_up(FIRST, our_camp=2)
+    machine.on_note(THIRD, ready(round=ROUND + 2, digest=NEW), now_s=2.25)
+    assert drain(machine) == []
+    machine.on_caught_up(ROUND, OLD, now_s=2.5)
     ((dst, note),) = sent(machine, Ready)
     assert isinstance(note, Ready)
     assert (dst, note.round) == (THIRD, ROUND)
@@ -664,15 +795,19 @@ def test_an_anchor_is_compared_once_in_a_while_and_ours_may_stay(theirs: bytes) 
     assert (machine.phase, machine.anchor_digest) == (Phase.READY, OLD)
 
 
-def test_who_keeps_its_anchor_says_so() -> None:
-    """It may be at a later round now, to which the others are to follow."""
-    machine = machine_of(FIRST, SECOND, THIRD)
-    machine.on_note(SECOND, ready(digest=NEW), now_s=0.0)
-    machine.on_note(SECOND, ready(digest=NEW), now_s=2.0)
+def test_who_keeps_its_anchor_says_so_to_those_who_are_at_the_other_one() -> None:
+    """They are to follow. The others are where we are, and need not hear it."""
+    machine = machine_of(FIRST, SECOND, THIRD, FOURTH)
+    machine.on_note(THIRD, ready(), now_s=0.0)
+    for now_s in (0.0, 2.0):
+        for peer in (SECOND, FOURTH):
+            machine.on_note(peer, ready(digest=NEW), now_s=now_s)
+    assert machine.phase is Phase.CATCHING_UP
     drain(machine)
     machine.on_kept(now_s=3.0)
     plain = committed(ROUND, digest=OLD, id=b"")
-    assert drain(machine) == [Send(peer, plain) for peer in sorted((SECOND, THIRD))]
+    told = sent(machine, Committed)
+    assert sorted(told, key=str) == [(peer, plain) for peer in sorted((SECOND, FOURTH))]
     assert machine.phase is Phase.IDLE
 
 
@@ -715,6 +850,58 @@ def test_who_cannot_be_reached_still_counts_for_the_quorum() -> None:
         machine.on_unreachable(peer, now_s=0.75)
     machine.on_timer(now_s=100.0)
     assert machine.phase is Phase.READY  # two of four are no majority
+
+
+def test_who_is_known_to_be_gone_does_not_count_for_the_quorum() -> None:
+    machine = machine_of(FIRST, SECOND, THIRD, FOURTH)
+    machine.on_departed(10, now_s=0.0)
+    machine.on_note(SECOND, ready(), now_s=0.5)
+    machine.on_unreachable(THIRD, is_gone=True, now_s=0.75)
+    assert machine.phase is Phase.READY  # it still waits for FOURTH, who may live
+    machine.on_unreachable(FOURTH, is_gone=True, now_s=1.0)
+    ((_, closed),) = sent(machine, Roster)
+    assert isinstance(closed, Roster)
+    assert set(closed.peer_ids) == {FIRST, SECOND}
+
+
+def test_who_was_only_unreachable_and_then_is_gone_does_not_count_either() -> None:
+    machine = machine_of(FIRST, SECOND, THIRD, FOURTH)
+    machine.on_departed(10, now_s=0.0)
+    for is_gone in (False, True):
+        machine.on_note(SECOND, ready(), now_s=1.0)
+        for peer in (THIRD, FOURTH):
+            machine.on_unreachable(peer, is_gone=is_gone, now_s=1.0)
+        machine.on_timer(now_s=1.0)
+        assert (machine.phase is Phase.EXCHANGING) is is_gone
+
+
+def test_who_was_gone_and_speaks_counts_again() -> None:
+    machine = machine_of(FIRST, SECOND, THIRD, FOURTH)
+    machine.on_departed(10, now_s=0.0)
+    for peer in (THIRD, FOURTH):
+        machine.on_unreachable(peer, is_gone=True, now_s=0.25)
+        machine.on_note(peer, committed(ROUND, digest=OLD), now_s=0.5)  # anything at all
+    for tick in range(1, 60):
+        machine.on_note(SECOND, ready(), now_s=float(tick))
+        machine.on_timer(now_s=float(tick))
+    assert machine.phase is Phase.READY  # two of four are no majority
+
+
+def test_an_average_needs_no_quorum_of_those_who_were_gone_when_its_roster_closed() -> None:
+    """FIRST dies in the exchange: of three who live two are left, of five two would not do."""
+    machine = machine_of(SECOND, FIRST, THIRD, FOURTH, PeerId("e"))
+    machine.on_departed(10, now_s=0.0)
+    for peer in (FOURTH, PeerId("e")):
+        machine.on_unreachable(peer, is_gone=True, now_s=0.5)
+    machine.on_note(FIRST, roster(FIRST, SECOND, THIRD), now_s=1.0)
+    drain(machine)
+    ours = sorted((FIRST, SECOND, THIRD)).index(SECOND)
+    machine.on_fetched(THIRD, part(ours), now_s=2.0)
+    for now_s in (2.0, 2.5, 3.0):
+        machine.on_fetch_failed(FIRST, part(ours), failure=Failure.BROKEN, now_s=now_s)
+        machine.on_timer(now_s=now_s + 0.25)
+    assert [effect for effect in drain(machine) if isinstance(effect, Reduce)]
+    assert machine.phase is Phase.EXCHANGING
 
 
 def test_who_speaks_again_is_waited_for_again() -> None:

@@ -6,7 +6,15 @@ from protocol.exchange import Phase
 from protocol.group_exchange import ALONE_S, AMBIGUOUS_RESENDS, JUDGED_S, MAX_JOURNAL, GroupExchange
 from protocol.identity import PeerId
 from protocol.machine import CatchUp, Fetch, Land, Send, Tell
-from protocol.messages import MAX_TOKENS, Committed, Ready, Roster, note_to_bytes, parse_note
+from protocol.messages import (
+    MAX_TOKENS,
+    Committed,
+    Member,
+    Ready,
+    Roster,
+    note_to_bytes,
+    parse_note,
+)
 from tests.unit.protocol.test_group_exchange import (
     ELSE,
     FIRST,
@@ -31,6 +39,7 @@ from tests.unit.protocol.test_group_exchange import (
 )
 
 LATER = b"l" * 32
+WITH_FIRST = tuple(Member(peer, 10) for peer in sorted((FIRST, SECOND)))
 IDS = [bytes([number]) * 16 for number in range(80)]
 
 
@@ -102,6 +111,7 @@ def test_what_came_some_other_way_has_no_past_that_could_be_replayed() -> None:
     machine.on_members((), left=(THIRD,), now_s=0.0)
     digests = land_rounds(machine, 3)
     machine.on_note(THIRD, committed(machine.round + 5, digest=ELSE), now_s=9.0)
+    machine.on_timer(now_s=10.0)
     assert machine.phase is Phase.CATCHING_UP
     machine.lineage = machine.lineage.landed(machine.round + 5, ELSE, 50)
     machine.on_caught_up(machine.round + 5, ELSE, now_s=10.0)
@@ -146,14 +156,48 @@ def test_nobody_is_compared_with_the_anchor_that_all_began_with() -> None:
 
 
 @pytest.mark.parametrize("round", [ROUND + 2, ROUND + 9])
-def test_who_is_far_ahead_is_compared_at_once_with_all_who_are_known_to_be_there(
+def test_who_is_far_ahead_is_compared_soon_with_all_who_are_known_to_be_there(
     round: int,
 ) -> None:
     machine = machine_of(SECOND, FIRST, THIRD, FOURTH)
-    machine.on_note(THIRD, ready(round=round, digest=NEW), now_s=1.0)
-    drain(machine)
     machine.on_note(FIRST, committed(round, digest=NEW), now_s=1.0)
+    machine.on_note(THIRD, ready(round=round, digest=NEW), now_s=1.5)
+    drain(machine)
+    machine.on_timer(now_s=2.0)  # no resends more, as where two camps are in one place
     assert drain(machine) == [catch_up(FIRST, THIRD, our_camp=2, their_camp=2)]
+
+
+def test_a_peer_behind_whose_state_cannot_be_had_does_not_hold_us_up() -> None:
+    """A liar could repeat its READY for ever, and each comparison costs seconds."""
+    machine = machine_of(SECOND, FIRST, THIRD)
+    machine.lineage = knowing()
+    behind, compared = ready(round=ROUND - 1, digest=ELSE), 0
+    for tick in range(10):
+        now_s = 4.0 + 0.5 * tick
+        machine.on_note(THIRD, behind, now_s=now_s)
+        effects = drain(machine)
+        assert any(isinstance(effect, Send) for effect in effects)  # it hears where we are
+        if any(isinstance(effect, CatchUp) for effect in effects):
+            compared += 1
+            machine.on_caught_up(ROUND, OLD, now_s=now_s + 0.1)
+        assert machine.phase is Phase.IDLE
+    assert compared == 1
+    machine.on_departed(10, now_s=9.0)
+    machine.on_note(FIRST, Roster(0, ROUND, ID, WITH_FIRST, (1, 1)), now_s=9.1)
+    assert machine.phase is Phase.EXCHANGING
+
+
+def test_nor_does_one_that_tries_it_for_an_hour() -> None:
+    machine = machine_of(SECOND, FIRST, THIRD)
+    machine.lineage = knowing()
+    compared_at_s = []
+    for tick in range(3600):
+        machine.on_note(THIRD, ready(round=ROUND - 1, digest=ELSE), now_s=float(tick))
+        if machine.phase is Phase.CATCHING_UP:
+            compared_at_s.append(tick)
+            machine.on_caught_up(ROUND, OLD, now_s=tick + 0.5)
+        drain(machine)
+    assert 1 < len(compared_at_s) < 50, compared_at_s
 
 
 def test_after_a_comparison_that_failed_the_next_may_come_at_once() -> None:
@@ -289,15 +333,50 @@ def test_a_contribution_that_grew_for_rounds_weighs_as_one() -> None:
     assert note.tokens == 300
 
 
+def skip_by_a_state(machine: GroupExchange, round: int) -> None:
+    """Others are at that round, to which no replay leads."""
+    machine.on_note(FIRST, committed(round, digest=LATER, id=b""), now_s=1.0)
+    machine.on_timer(now_s=2.0)
+    assert any(isinstance(effect, CatchUp) for effect in machine.drain())
+    machine.on_caught_up(round, LATER, now_s=3.0)
+    machine.drain()
+
+
+def tokens_said(machine: GroupExchange, tokens: int) -> int:
+    """What it says that it brings, when so many are in its hands."""
+    machine.on_departed(tokens, now_s=4.0)
+    (said,) = {note for _, note in sent(machine, Ready)}
+    assert isinstance(said, Ready)
+    return said.tokens
+
+
 def test_rounds_that_were_skipped_by_a_state_count_as_missed() -> None:
     machine = machine_of(FOURTH, FIRST)
-    machine.on_note(FIRST, committed(ROUND + 9, digest=LATER, id=b""), now_s=1.0)
-    assert any(isinstance(effect, CatchUp) for effect in machine.drain())
-    machine.on_caught_up(ROUND + 9, LATER, now_s=2.0)
-    machine.on_departed(1001, now_s=3.0)
-    ((_, note),) = sent(machine, Ready)
-    assert isinstance(note, Ready)
-    assert note.tokens == 101  # of ten rounds; never nothing, for that is a goodbye
+    machine.on_departed(100, now_s=0.0)
+    skip_by_a_state(machine, ROUND + 9)
+    assert tokens_said(machine, 1001) == 101  # of ten rounds; never nothing, for that is a goodbye
+
+
+def test_who_has_come_back_with_nothing_in_its_hands_missed_no_rounds() -> None:
+    """As after a resume: its first contribution is that of one round, and weighs as such."""
+    machine = machine_of(FOURTH, FIRST)
+    skip_by_a_state(machine, ROUND + 500)
+    assert tokens_said(machine, 1001) == 1001
+
+
+@pytest.mark.parametrize(("tokens", "said"), [(1000, 101), (90, 90), (101, 101), (5000, 500)])
+def test_who_missed_rounds_weighs_no_less_than_usual_if_it_has_as_much(
+    tokens: int, said: int
+) -> None:
+    machine = machine_of(FOURTH)
+    machine.on_departed(101, now_s=0.0)
+    machine.on_landed(ROUND + 1, NEW, now_s=0.1)
+    machine.drain()
+    machine.on_members((FIRST,), now_s=0.2)
+    machine.on_departed(80, now_s=0.3)
+    machine.drain()
+    skip_by_a_state(machine, ROUND + 10)  # nine more
+    assert tokens_said(machine, tokens) == said
 
 
 def test_a_journal_names_what_the_average_stands_for() -> None:

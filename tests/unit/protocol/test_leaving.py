@@ -1,5 +1,7 @@
 """A machine whose peer leaves: it begins nothing, and keeps its word where others count it in."""
 
+from dataclasses import replace
+
 import pytest
 
 from protocol.exchange import Exchange, Phase
@@ -8,7 +10,7 @@ from protocol.messages import Answer, Propose, Ready, Roster
 from tests.unit.protocol import test_circle_exchange as circles
 from tests.unit.protocol import test_group_exchange as groups
 from tests.unit.protocol import test_pair_exchange as pairs
-from tests.unit.protocol.test_group_exchange import FIRST, SECOND, THIRD
+from tests.unit.protocol.test_group_exchange import FIRST, FOURTH, SECOND, THIRD
 
 
 def ready_notes(machine: Exchange) -> list[Ready]:
@@ -16,6 +18,10 @@ def ready_notes(machine: Exchange) -> list[Ready]:
 
 
 # ---- all
+
+
+def goodbye() -> Ready:
+    return replace(groups.ready(tokens=0), is_leaving=True)
 
 
 def test_a_ready_is_taken_back_and_not_repeated() -> None:
@@ -38,13 +44,44 @@ def test_whoever_takes_it_back_is_neither_in_a_roster_nor_waited_for() -> None:
     machine = groups.machine_of(FIRST, SECOND, THIRD)
     machine.on_departed(10, now_s=0.0)
     machine.on_note(THIRD, groups.ready(), now_s=0.1)
-    machine.on_note(THIRD, groups.ready(tokens=0), now_s=0.2)
+    machine.on_note(THIRD, goodbye(), now_s=0.2)
     machine.drain()
     machine.on_note(SECOND, groups.ready(), now_s=0.3)
     assert machine.phase is Phase.EXCHANGING, "all who stay are here"
     rosters = [e.note for e in machine.drain() if isinstance(e, Send)]
     assert [note.peer_ids for note in rosters if isinstance(note, Roster)] == [
         tuple(sorted((FIRST, SECOND)))
+    ]
+
+
+def test_whoever_was_never_ready_and_says_nothing_of_tokens_is_not_taken_for_gone() -> None:
+    """It asks where we are, and trains; only the ready can take their word back."""
+    machine = groups.machine_of(FIRST, SECOND, THIRD)
+    machine.on_departed(10, now_s=0.0)
+    machine.on_note(THIRD, groups.ready(tokens=0), now_s=0.2)
+    machine.on_note(SECOND, groups.ready(), now_s=0.3)
+    assert machine.phase is Phase.READY, "it may yet come"
+    machine.on_note(THIRD, groups.ready(), now_s=0.4)
+    assert machine.phase is Phase.EXCHANGING
+    rosters = {e.note for e in machine.drain() if isinstance(e, Send)}
+    assert [note.peer_ids for note in rosters if isinstance(note, Roster)] == [
+        tuple(sorted((FIRST, SECOND, THIRD)))
+    ]
+
+
+def test_a_goodbye_that_comes_twice_costs_no_more_than_one() -> None:
+    machine = groups.machine_of(FIRST, SECOND, THIRD, FOURTH)
+    machine.on_departed(10, now_s=0.0)
+    machine.on_note(THIRD, groups.ready(), now_s=0.1)
+    for now_s in (0.2, 0.3):
+        machine.on_note(THIRD, goodbye(), now_s=now_s)
+    machine.on_note(SECOND, groups.ready(), now_s=0.4)
+    assert THIRD in machine.waiting_for()
+    assert machine.phase is Phase.READY, "two of four are no quorum"
+    machine.on_note(FOURTH, groups.ready(), now_s=0.5)
+    rosters = {e.note for e in machine.drain() if isinstance(e, Send)}
+    assert [set(note.peer_ids) for note in rosters if isinstance(note, Roster)] == [
+        {FIRST, SECOND, FOURTH}
     ]
 
 

@@ -1,9 +1,11 @@
 """What `join` makes of its words when the peer was here before."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 
+from peer.cli.join import way_back
 from peer.config import PeerConfig
 from peer.run_folder import IDENTITY, write_ticket
 from tests.unit.peer.cli.test_main import configs, run, ticket_of
@@ -42,6 +44,29 @@ def test_a_checkpoint_is_taken_unless_the_words_say_otherwise(
     assert config.resume is resume
     assert config.directory == Path("mine")
     assert set(config.ticket.addresses) == set(ticket_of(5).addresses)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--listen", "0.0.0.0"],
+        ["--listen", "0.0.0.0:7000", "--announce", "192.0.2.9"],
+        ["--listen", ":7000"],
+    ],
+    ids=" ".join,
+)
+def test_the_way_back_leads_to_where_others_look_for_us(
+    words: list[str], mine: Path, monkeypatch: pytest.MonkeyPatch, configs: list[PeerConfig]
+) -> None:
+    mine.rename("my peer")
+    assert run(monkeypatch, "join", str(ticket_of(1)), "--dir", "my peer", *words) == 0
+    told = shlex.split(way_back(configs[0]))
+    assert told[0] == "thinwire"
+    assert ("--listen" in told) is ("--listen" in words)
+    assert run(monkeypatch, *told[1:]) == 0
+    first, second = configs
+    assert second == first
 
 
 def test_nothing_need_be_said_in_a_peers_folder(
