@@ -19,6 +19,8 @@ from protocol.state_index import StateIndex
 
 PIN_S = 60.0
 MAX_PINS = 2
+IDLE_S = 3.0
+"""A pin of which nothing was fetched for so long makes room for a newer one."""
 
 
 @dataclass(slots=True)
@@ -103,6 +105,12 @@ class Pins:
                 del pins[name]
             self._keep(fragment)
 
+    def _drop_an_idle_one(self, pins: dict[bytes, _Pin]) -> None:
+        """Makes room: whoever looks at a state that is not ours any more would judge it by that."""
+        name, pin = min(pins.items(), key=lambda item: item[1].state.used_at_s)
+        if pin.state.used_at_s < self._clock() - IDLE_S:
+            del pins[name]
+
     def _keep(self, fragment: int) -> None:
         rounds = [pin.index.round for pin in self._pins[fragment].values()]
         if fragment in self._hashing:
@@ -126,8 +134,9 @@ class Pins:
             default=None,
         )
         is_current = newest and (newest.index.round, newest.index.anchor_digest) == now
+        if newest is not None and not is_current and len(pins) >= MAX_PINS:
+            self._drop_an_idle_one(pins)
         if newest is not None and (is_current or len(pins) >= MAX_PINS):
-            newest.state.touch()
             return newest
         copy = outer.copy
         vectors = [copy.anchor, *(copy.state[name] for name in sorted(copy.state))]

@@ -111,7 +111,9 @@ def test_a_partner_that_stops_in_the_middle_is_given_up_and_replaced_soon(
         for peer in partners:
             over_s = first(swarm, peer, stopped_s, "transfer_failed", "exchange_failed", "landed")
             assert over_s - stopped_s < GIVEN_UP_S
-            assert first(swarm, peer, stopped_s, "exchange_begins") - stopped_s < REPLACED_S
+            # It lands without the victim, or is in another exchange.
+            goes_on_s = first(swarm, peer, stopped_s, "exchange_begins", "landed")
+            assert goes_on_s - stopped_s < REPLACED_S
         swarm.run(stopped_s + 20)
         assert all(peer.rounds[0] >= 8 for peer in partners)
 
