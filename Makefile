@@ -34,7 +34,7 @@ types: $(READY)
 layers: $(READY)
 	$(BIN)/lint-imports
 unit: $(READY)
-	$(BIN)/pytest -q -m "not net" tests
+	PYTHONHASHSEED=0 $(BIN)/pytest -q -n auto -m "not net" tests
 net: $(READY)
 	$(BIN)/pytest -q -m net tests
 
