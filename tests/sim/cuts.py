@@ -88,7 +88,7 @@ SCENES = {
     "newcomer": Scene(method=ALL, joins_s=7.0, from_s=7.0, until_s=9.0),
     "newcomer-pairs": Scene(method=PAIRS, joins_s=7.0, from_s=7.0, until_s=9.0),
     "replay": Scene(method=ALL, freezes=(2.2, 3.0), from_s=5.15, until_s=6.5),
-    "frozen": Scene(method=ALL, freezes=(2.2, 7.0), from_s=9.15, until_s=10.5),
+    "frozen": Scene(method=ALL, freezes=(2.2, 20.0), from_s=24.4, until_s=28.0),
 }
 
 
