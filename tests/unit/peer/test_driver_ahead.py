@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from peer.keeper import Keeper
 from peer.net.wire_memory import MemoryNetwork, MemoryWire
 from peer.train import lines
 from peer.train.checkpoint import open_checkpoint
+from peer.trainer_port import TrainerPort
 from protocol.identity import Identity
 from tests.unit.peer.test_driver import (
     IDS,
@@ -216,7 +217,17 @@ async def test_who_missed_a_round_replays_it_and_keeps_its_work(tmp_path: Path, 
         torch.testing.assert_close(late.trainer.theta, late.anchor())
 
 
-async def test_a_checkpoint_has_both_halves_of_what_went_ahead(tmp_path: Path) -> None:
+async def test_a_checkpoint_has_both_halves_of_what_went_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_in_line = asyncio.Event()
+    save = TrainerPort.save
+
+    async def watched(port: TrainerPort, folder: str, capture: Callable[[], None]) -> lines.Saved:
+        is_in_line.set()
+        return await save(port, folder, capture)
+
+    monkeypatch.setattr(TrainerPort, "save", watched)
     async with nodes(manifest_of(rule="eager"), tmp_path, 2) as members:
         introduce(members)
         node, other = members
@@ -228,6 +239,8 @@ async def test_a_checkpoint_has_both_halves_of_what_went_ahead(tmp_path: Path) -
             each.trainer.depart()
         ahead = await node.trainer.next(lines.Land)
         saving = asyncio.create_task(keeper.save(node.rig.port, 1))
+        async with asyncio.timeout(PATIENCE_S):
+            await is_in_line.wait()  # before the landing, which is held
         node.trainer.answer(ahead)
         checkpoint = open_checkpoint(
             await saving, run_id=node.manifest.run_id, peer_id=identity.peer_id
