@@ -174,6 +174,39 @@ class MembershipSpec(Spec):
     """SHA-256 of the secret in the ticket, for policy `invite`."""
 
 
+DomainName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+MAX_DOMAINS = 24
+
+
+class DomainSpec(Spec):
+    """One domain of text and the expert that learns it, in a sub-swarm with its own rounds."""
+
+    name: DomainName
+    data: DataSpec = DataSpec()
+    model: ModelSpec = ModelSpec()
+    inner: InnerSpec = InnerSpec()
+    """Its `total_steps` are the domain's budget, on the run's count."""
+    method: MethodSpec = MethodSpec()
+    difficulty: Annotated[float, Field(gt=0)] | None = None
+    """Bits per byte of a probe, or any number that grows with difficulty; for people only."""
+    branch_from: DomainName | Literal[""] = ""
+    """The domain whose last anchor is this one's first: branch-train-merge."""
+    is_expert: bool = True
+    """Whether it is part of the ensemble; a seed that others branch from need not be."""
+
+
+class ExpertsSpec(Spec):
+    """How a run with domains was divided, for people, and how its states are kept."""
+
+    division: Literal["equal", "steps", "size", "both"] = "equal"
+    spread: Annotated[float, Field(ge=1, le=64)] = 5 / 3
+    """Compute of the hardest domain over that of the easiest, unless `equal`."""
+    budget_flops: Annotated[float, Field(gt=0)] | None = None
+    """What was divided; null when each domain's budget was given."""
+    copy_every_s: Annotated[float, Field(gt=0)] = 60.0
+    """How old the copy of a small domain's state may be that peers of other domains keep."""
+
+
 class Manifest(Spec):
     """What all peers of a run agree on. See the module docstring."""
 
@@ -188,12 +221,42 @@ class Manifest(Spec):
     round: RoundSpec = RoundSpec()
     limits: LimitSpec = LimitSpec()
     membership: MembershipSpec = MembershipSpec()
+    experts: ExpertsSpec = ExpertsSpec()
+    domains: Annotated[list[DomainSpec], Field(max_length=MAX_DOMAINS)] = []
+    """Empty: one model. Else `model`, `data`, `inner` and `method` above are nobody's."""
+
+    @model_validator(mode="after")
+    def _domains_fit(self) -> "Manifest":
+        if self.experts != ExpertsSpec() and not self.domains:
+            raise ValueError("experts are of domains, and there are none")
+        seen: dict[str, DomainSpec] = {}
+        for domain in self.domains:
+            if domain.name in seen:
+                raise ValueError(f"two domains are called {domain.name}")
+            if domain.branch_from:
+                if domain.branch_from not in seen:
+                    raise ValueError(
+                        f"domain {domain.name} branches from {domain.branch_from}, which is no "
+                        "domain before it"
+                    )
+                if seen[domain.branch_from].model != domain.model:
+                    raise ValueError(
+                        f"domain {domain.name} branches from {domain.branch_from}, whose model "
+                        "has another shape"
+                    )
+            seen[domain.name] = domain
+        experts = [domain for domain in self.domains if domain.is_expert]
+        if self.domains and not experts:
+            raise ValueError("none of the domains is an expert")
+        if len({domain.data.tokenizer for domain in experts}) > 1:
+            raise ValueError("experts share one tokenizer, and these domains have several")
+        return self
 
     def to_bytes(self) -> bytes:
         """Returns the canonical bytes, of which `run_id` is the hash."""
-        return json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")
-        ).encode()
+        absent = None if self.domains else {"domains", "experts"}
+        settings = self.model_dump(mode="json", exclude=absent)
+        return json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
 
     @property
     def run_id(self) -> RunId:

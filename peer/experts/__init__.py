@@ -1,0 +1,1 @@
+"""Ensembles of experts: how compute is divided among domains, and what the experts say together."""
