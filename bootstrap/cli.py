@@ -4,17 +4,22 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from peer.cli.join import LONGEST_PATH, Down, Up, leave_on_signals, run_loop
 from peer.config import cap_of, parse_listen
+from peer.domains.table import domain_line
 from peer.net.pace import Cap
-from peer.run_folder import read_ticket
+from peer.run_folder import Run, read_run, read_ticket
 from protocol.errors import ConfigError
+from protocol.standings import standings
 from protocol.ticket import PREFIX, Address, Ticket, parse_ticket
+
+if TYPE_CHECKING:
+    from peer.presence import Presence
 
 
 def new(
@@ -25,12 +30,18 @@ def new(
     console = Console()
     with console.status("loading"):
         from bootstrap.found import found
+        from peer.cli.division_screen import show_division
         from peer.settings import read_settings
         from peer.train.model import layout_of_run
-    with console.status("reading the text"):
-        manifest = found(read_settings(settings), directory)
+    with console.status("reading the text") as status:
+        given = read_settings(settings)
+        manifest = found(given, directory, on_progress=status.update)
     method = manifest.method
     console.print(f"founded run {manifest.run_id[:12]} in {directory}", highlight=False)
+    if manifest.domains:
+        show_division(manifest, given, console)
+        console.print(f"next: thinwire bootstrap {directory}", highlight=False)
+        return
     console.print(
         f"  model   {layout_of_run(manifest).num_elements:,} parameters\n"
         f"  method  {method.preset}: mixing {method.mixing}, every {method.schedule.interval_steps}"
@@ -107,26 +118,15 @@ async def _serve(plan: _Plan, console: Console) -> None:
     with console.status("loading"):
         from bootstrap.adoption import adopt
         from bootstrap.node import serve
-        from peer.presence import Presence
 
-    seen = (-1, -1)
+    news = _News(console)
 
     def on_ready(ticket: Ticket) -> None:
+        news.run = read_run(plan.folder, ticket)
         console.print(f"serving run {ticket.run_id[:12]}; to join it:\n", highlight=False)
         console.print("thinwire join \\", highlight=False)
         console.print(str(ticket), soft_wrap=True, markup=False, highlight=False)
         console.print("\nCtrl+C ends this node; the swarm goes on without it.", highlight=False)
-
-    def on_refresh(presence: Presence) -> None:
-        nonlocal seen
-        members = presence.members()
-        num_nodes = 1 + sum(card.role == "bootstrap" for card in presence.cards.values())
-        if (len(members), num_nodes) != seen:
-            seen = (len(members), num_nodes)
-            rounds = [presence.cards[peer].round for peer in members]
-            at = f", round {max(rounds)}" if rounds else ""
-            nodes = f", {num_nodes} bootstrap nodes" if num_nodes > 1 else ""
-            console.print(f"{len(members)} peers{at}{nodes}", highlight=False)
 
     def on_notice(notice: str) -> None:
         console.print(notice, style="yellow", markup=False, highlight=False)
@@ -145,7 +145,7 @@ async def _serve(plan: _Plan, console: Console) -> None:
             up=plan.caps[0],
             down=plan.caps[1],
             on_ready=on_ready,
-            on_refresh=on_refresh,
+            on_refresh=news.on_refresh,
             on_notice=on_notice,
         )
 
@@ -157,6 +157,32 @@ async def _serve(plan: _Plan, console: Console) -> None:
     leave_on_signals(leave)
     with contextlib.suppress(asyncio.CancelledError):
         await serving
+
+
+class _News:
+    """Prints how the swarm is whenever that has changed."""
+
+    def __init__(self, console: Console) -> None:
+        self.run: Run | None = None
+        self._console = console
+        self._size = (-1, -1)
+        self._domains: list[tuple[str, int]] = []
+
+    def on_refresh(self, presence: "Presence") -> None:
+        """The directory was read."""
+        members = presence.members()
+        num_nodes = 1 + sum(card.role == "bootstrap" for card in presence.cards.values())
+        if (len(members), num_nodes) != self._size:
+            self._size = (len(members), num_nodes)
+            rounds = [presence.cards[peer].round for peer in members]
+            at = f", round {max(rounds)}" if rounds else ""
+            nodes = f", {num_nodes} bootstrap nodes" if num_nodes > 1 else ""
+            self._console.print(f"{len(members)} peers{at}{nodes}", highlight=False)
+        found = standings(self.run.manifest, presence.cards) if self.run else ()
+        if (domains := [(each.words, len(each.peers)) for each in found]) != self._domains:
+            self._domains = domains
+            line = domain_line(found)
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _is_folder(word: str) -> bool:

@@ -2,14 +2,17 @@
 
 import hashlib
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from peer.experts.divided import divided
+from peer.experts.settings import undivided
 from peer.identity_file import load_identity
 from peer.method import check_method
 from peer.run_folder import Run, write_run, write_whole
 from peer.settings import method_settings
-from peer.train.data import load_text, validation_digest
+from peer.train.data import load_text, with_validation
 from protocol.errors import ConfigError
 from protocol.manifest import Manifest, manifest_from, sign_manifest
 from protocol.ticket import SECRET_BYTES
@@ -18,36 +21,45 @@ FOUNDER_KEY = "founder.key"
 SECRET = "secret"
 
 
-def found(settings: dict[str, Any], folder: Path) -> Manifest:
+def found(
+    settings: dict[str, Any],
+    folder: Path,
+    *,
+    on_progress: Callable[[str], None] = lambda words: None,
+) -> Manifest:
     """Founds a run in `folder`: signs its manifest and writes the files that `serve` needs.
 
     Args:
         settings: As in run.toml: the manifest's settings, with `method` a preset's name or a table
-            with a `preset` and what differs from it.
+            with a `preset` and what differs from it; and with domains as `peer.experts.settings`
+            has them.
         folder: New, or that of the same run.
+        on_progress: Called with what is being done, in a few words.
 
     Raises:
         ConfigError: a setting is wrong, or the folder cannot be used.
     """
     founder = load_identity(folder / FOUNDER_KEY)
     settings = settings | {"founder": founder.peer_id}
-    settings["method"] = method_settings(settings.get("method", "diloco"))
-    manifest = manifest_from(settings)
-    check_method(manifest)
-    corpus = load_text(manifest.data.recipe, manifest.data.validation_frac)
-    data = manifest.data.model_copy(
-        update={
-            "validation_digest": validation_digest(corpus),
-            "validation_bytes": len(corpus.validation),
-        }
-    )
-    manifest = manifest.model_copy(update={"data": data})
+    if settings.get("domains") or settings.get("experts"):
+        manifest = divided(undivided(settings), on_progress)
+    else:
+        manifest = _of_one_model(settings, on_progress)
     if manifest.membership.policy == "invite":
         digest = hashlib.sha256(_secret(folder)).hexdigest()
         membership = manifest.membership.model_copy(update={"invite_digest": digest})
         manifest = manifest.model_copy(update={"membership": membership})
     write_run(folder, Run(manifest, sign_manifest(manifest, founder)))
     return manifest
+
+
+def _of_one_model(settings: dict[str, Any], on_progress: Callable[[str], None]) -> Manifest:
+    settings = settings | {"method": method_settings(settings.get("method", "diloco"))}
+    manifest = manifest_from(settings)
+    check_method(manifest)
+    on_progress("reading the text")
+    corpus = load_text(manifest.data.recipe, manifest.data.validation_frac)
+    return manifest.model_copy(update={"data": with_validation(manifest.data, corpus)})
 
 
 def _secret(folder: Path) -> bytes:

@@ -15,6 +15,7 @@ import torch
 from peer.birth import Birth
 from peer.config import PeerConfig
 from peer.delivered import delivered_since
+from peer.domains.stay import Stay
 from peer.driver import Driver
 from peer.entry import check_run, find_run, places
 from peer.identity_file import load_identity
@@ -28,6 +29,7 @@ from peer.net.directory_hivemind import HivemindDirectory
 from peer.net.rates import read_rates, write_rates
 from peer.net.sockets import SocketMeter
 from peer.net.wire import GrpcWire
+from peer.ports import Inbox
 from peer.presence import Presence, wire_addresses
 from peer.run_folder import IDENTITY, MANIFEST, Run, TicketFile, read_run, write_run
 from peer.status import PeerStatus
@@ -35,8 +37,10 @@ from peer.telemetry import Events
 from peer.train.config import TrainerConfig
 from peer.trainer_port import TrainerGone, TrainerPort
 from peer.watchdog import Watchdog
+from protocol.card import Card
 from protocol.errors import ConfigError
 from protocol.identity import Identity, PeerId
+from protocol.manifest import Manifest
 from protocol.rooms import Rooms
 from protocol.ticket import Ticket
 
@@ -70,6 +74,9 @@ class Peer:
         """What another life would go on from; None before this one has a checkpoint."""
         self._met: set[PeerId] = set()
         self._forgetting: set[asyncio.Task[None]] = set()
+        self._stay: Stay | None = None
+        """Of a run with domains."""
+        self._is_listening = False
 
     def leave(self) -> None:
         """Ends `live` in order, with a last checkpoint."""
@@ -85,7 +92,7 @@ class Peer:
         async with self._stack:
             try:
                 if await self._unless_leaving(self._start()):
-                    await self._train_and_leave()
+                    await (self._train_and_leave() if self._trains else self._wait_for_work())
             except TrainerGone as error:
                 self._report_death(error)
                 raise
@@ -95,6 +102,8 @@ class Peer:
             await self._unless_leaving(self._train())
             self.status.phase = "leaving"
             await self._life.finish()
+            if self._stay is not None and self._stay.has_finished:
+                await self._stay.keep_final(self._mixing.outer)
         except (AnotherLife, TrainerGone):
             raise  # without a goodbye: another life of ours is there, or will be soon
         except Exception:
@@ -108,6 +117,7 @@ class Peer:
 
     async def _start(self) -> None:
         config, status = self.config, self.status
+        status.begin_life()
         self._hold_folder(config.directory)
         identity = load_identity(config.directory / IDENTITY)
         self._our_id = identity.peer_id
@@ -128,12 +138,14 @@ class Peer:
         directory.waits = status.waits
         self._presence = Presence(directory, identity.peer_id)
         self._directory = directory
+        self._folder = config.directory
         run = read_run(config.directory, config.ticket)
         if run is None:
             with status.waits.on("somebody who knows the run", within_s=config.wait_s):
                 run = await find_run(identity, config, self._presence)
         check_run(run, config)
-        if run.manifest.method.mixing == "pairs":  # whoever averages with one need not know all
+        if run.manifest.method.mixing == "pairs" and not run.manifest.domains:
+            # Whoever averages with one need not know all.
             self._presence.rooms = Rooms(self._our_id, run.manifest.run_id)
         write_run(config.directory, run)
         self._renew_ticket()
@@ -142,32 +154,65 @@ class Peer:
         watching = asyncio.create_task(Watchdog(status, self._events).run())
         self._stack.push_async_callback(_cancel, watching)
 
-        await self._start_parts(identity, run)
-        await self._start_training()
+        self._manifest = run.manifest
+        if run.manifest.domains:
+            await self._choose_domain(run.manifest)
+        self._meter = SocketMeter([os.getpid()])
+        status.is_counted_by_kernel = SocketMeter.is_supported()
+        if self._trains:
+            await self._start_parts(identity, run)
+            await self._start_training()
+        else:
+            await self._start_wire(identity, run, None)
+
+    @property
+    def _trains(self) -> bool:
+        """Whether there is something to train in this life."""
+        return self._stay is None or bool(self._stay.domain)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another life is to begin after this one, in another domain."""
+        return self._stay is not None and self._stay.goes_on
+
+    async def _choose_domain(self, manifest: Manifest) -> None:
+        config, status = self.config, self.status
+        status.phase = "looking for a domain that needs this machine"
+        self._stay = await Stay.begin(
+            manifest, config, self._presence, self._card, status=status, events=self._events
+        )
+        if self._stay.domain:
+            self._manifest, self._folder = self._stay.child(config.directory)
+            self._events.domain = self._stay.domain
+            self._events.write("domain_chosen")
 
     async def _start_parts(self, identity: Identity, run: Run) -> None:
-        config, status = self.config, self.status
+        config, status, manifest = self.config, self.status, self._manifest
         status.phase = "building the model"
         return_large_blocks()
         torch.set_num_threads(1)  # one core is enough for the mixing; the others are the trainer's
-        mixing = mixing_of(run.manifest, self._our_id)
+        mixing = mixing_of(manifest, self._our_id)
         self._keeper = Keeper(
-            config.directory,
-            run.manifest.run_id,
+            self._folder,
+            manifest.run_id,
             identity,
             mixing,
             keep=config.keep_checkpoints,
             notify=self._notice,
         )
         self._mixing = mixing
-        goes_on = self._keeper.has_checkpoint if config.resume is None else config.resume
+        goes_on = self._keeper.has_checkpoint
+        if config.resume is False or (config.resume and self._stay is None):
+            goes_on = config.resume
         self._checkpoint_folder = None
         if goes_on:
             self._checkpoint_folder = self._keeper.load()
             self.checkpoint_step = _step_of(self._checkpoint_folder)
+            if self._stay is not None and self._stay.is_behind(self.checkpoint_step):
+                self._checkpoint_folder = None  # others went on without us, and one kept that
         self._trainer = await TrainerPort.launch(
             self._trainer_config(),
-            config.directory,
+            self._folder,
             mixing.layout,
             on_news=lambda news: self._life.on_news(news),
             waits=status.waits,
@@ -178,30 +223,18 @@ class Peer:
         self._driver = Driver(
             self._our_id,
             self._birth.life,
-            run.manifest,
+            manifest,
             mixing,
             events=self._events,
             status=status,
         )
         self._stack.push_async_callback(self._driver.close)
-        self._wire = await GrpcWire.start(
-            identity,
-            self._wire_config(run),
-            inbox=self._driver,
-            addresses=self._presence.addresses,
-        )
-        self._stack.push_async_callback(self._wire.close)
+        await self._start_wire(identity, run, self._driver)
         reach = self._wire.reach
-        reach.relays_of = self._presence.relays
-        reach.on_change = self._presence.look_again
-        reach.on_cards(self._presence.cards, self._addresses())
-        read_rates(config.directory, self._wire.rates)
-        self._stack.callback(self._keep_rates)
-        self._stack.push_async_callback(self._forget_all)
         parts = Parts(
             our_id=self._our_id,
             birth=self._birth,
-            manifest=run.manifest,
+            manifest=manifest,
             mixing=mixing,
             driver=self._driver,
             trainer=self._trainer,
@@ -211,10 +244,44 @@ class Peer:
             events=self._events,
             addresses=lambda: reach.listed(self._addresses()),
             reach=lambda: (reach.reachability, reach.relays),
+            dress=lambda card: card if self._stay is None else self._stay.guide.dressed(card),
         )
         self._life = Life(parts, evaluate_every_rounds=config.evaluate_every_rounds)
-        self._meter = SocketMeter([os.getpid()])
-        status.is_counted_by_kernel = SocketMeter.is_supported()
+
+    async def _start_wire(self, identity: Identity, run: Run, driver: Driver | None) -> None:
+        inbox: Inbox | None = driver if self._stay is None else self._stay.desk(driver)
+        assert inbox is not None, "only a run with domains has peers that train nothing"
+        self._wire = await GrpcWire.start(
+            identity,
+            self._wire_config(run),
+            inbox=inbox,
+            addresses=self._presence.addresses,
+        )
+        self._is_listening = True
+        self._stack.push_async_callback(self._wire.close)
+        reach = self._wire.reach
+        reach.relays_of = self._presence.relays
+        reach.on_change = self._presence.look_again
+        reach.on_cards(self._presence.cards, self._addresses())
+        read_rates(self.config.directory, self._wire.rates)
+        self._stack.callback(self._keep_rates)
+        self._stack.push_async_callback(self._forget_all)
+        if self._stay is not None:
+            self._stay.follow(self._wire, self._card)
+
+    def _card(self) -> Card:
+        """Returns our card when there is no life yet, or none that trains."""
+        reach = self._wire.reach if self._is_listening else None
+        return Card(
+            wire_addresses=reach.listed(self._addresses()) if reach else (),
+            multiaddrs=tuple(self._directory.multiaddrs()),
+            role="peer",
+            software=SOFTWARE,
+            reach=reach.reachability if reach else "direct",
+            relays=reach.relays if reach else (),
+            life=self._birth.life,
+            began_unix_s=self._birth.began_unix_s,
+        )
 
     async def _start_training(self) -> None:
         status = self.status
@@ -232,6 +299,8 @@ class Peer:
                 self._checkpoint_folder, delivered, device=hello.device, ticket=ticket
             )
             return
+        if self._stay is not None:
+            await self._stay.prepare(self._mixing)
         num_fragments = len(self._mixing.outer)
         total = sum(self._mixing.state_bytes(fragment) for fragment in range(num_fragments))
         showing = asyncio.create_task(self._show_fetch(total))
@@ -252,7 +321,8 @@ class Peer:
         if self._mixing.goes_ahead:  # there, what is on its way is part of the outer state
             return []
         rounds = [outer.round for outer in self._mixing.outer]
-        return delivered_since(self.config.directory / "events.jsonl", checkpoint, rounds)
+        events = self.config.directory / "events.jsonl"
+        return delivered_since(events, checkpoint, rounds, domain=self._events.domain)
 
     async def _show_fetch(self, total: int) -> None:
         while True:
@@ -281,14 +351,16 @@ class Peer:
             raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 
     def _trainer_config(self) -> TrainerConfig:
-        config = self.config
+        config, manifest = self.config, self._manifest
+        budget = None if self._stay is None else manifest.inner.total_steps
+        ends = [steps for steps in (config.max_steps, budget) if steps is not None]
         return TrainerConfig(
-            manifest=str(config.directory / MANIFEST),
-            run_id=config.ticket.run_id,
+            manifest=str(self._folder / MANIFEST),
+            run_id=manifest.run_id,
             peer_id=self._our_id,
             device=config.device,
             threads=config.threads,
-            max_steps=config.max_steps,
+            max_steps=min(ends, default=None),
             evaluation_bytes=config.evaluation_bytes,
         )
 
@@ -305,7 +377,8 @@ class Peer:
             max_message_bytes=limits.max_message_bytes,
             progress_s=run.manifest.round.progress_s,
             max_streams_per_peer=limits.max_streams_per_peer,
-            num_fragments=run.manifest.method.schedule.fragments,
+            num_fragments=self._manifest.method.schedule.fragments,
+            domain="" if self._stay is None else self._stay.domain,
             max_peers=limits.max_peers,
             software=SOFTWARE,
             up=self.config.up,
@@ -316,7 +389,19 @@ class Peer:
 
     async def _train(self) -> None:
         self._life.on_refresh = self._on_refresh
-        await self._life.train(self._trainer_life, self._report(), self._checkpoint_now_and_then())
+        beside = [self._report(), self._checkpoint_now_and_then()]
+        if self._stay is not None:
+            beside.append(self._leave_after(self._stay.train(self._life.card, self._driver)))
+        await self._life.train(self._trainer_life, *beside)
+
+    async def _wait_for_work(self) -> None:
+        """Lives without training: gives and fetches experts, until a domain needs us."""
+        assert self._stay is not None, "other runs always have something to train"
+        await self._unless_leaving(self._stay.idle(self._card, self._on_refresh))
+
+    async def _leave_after(self, work: Coroutine[Any, Any, None]) -> None:
+        await work
+        self.leave()
 
     def _on_refresh(self) -> None:
         presence = self._presence

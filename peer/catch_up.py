@@ -14,9 +14,9 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from peer.blobs import BytesSink, StateShare, StateSink
-from peer.mixing import Mixing
 from peer.ports import Wire
 from peer.telemetry import EventLog
 from peer.vigil import Vigil
@@ -50,18 +50,45 @@ def agreed(survey: Survey) -> StateIndex:
     return max((index for _, index in survey), key=lambda index: count[index.lineage.to_bytes()])
 
 
+class Sizes(Protocol):
+    """What is known of states before they come; `peer.mixing.Mixing` has it."""
+
+    @property
+    def is_common(self) -> bool:
+        """Whether all peers' anchors are to be equal."""
+
+    def round_of(self, fragment: int) -> int:
+        """Returns the round of the state that is here already."""
+
+    def state_lengths(self, fragment: int) -> list[int]:
+        """Returns the lengths of the vectors in a `state`, in elements."""
+
+    def state_bytes(self, fragment: int) -> int:
+        """Returns the size of a `state`."""
+
+
 class CatchingUp:
     """See the module docstring. Errors are those of `fetch`.
 
     Args:
-        mixing: Whose states are to be replaced; only sizes are read.
+        sizes: Of the states that are to come.
         wire: Where donors are.
         progress_s: The run's.
         events: Where donors that lie are named.
+        domain: Whose states, if not that in which we train.
     """
 
-    def __init__(self, mixing: Mixing, wire: Wire, *, progress_s: float, events: EventLog) -> None:
-        self._mixing = mixing
+    def __init__(
+        self,
+        sizes: Sizes,
+        wire: Wire,
+        *,
+        progress_s: float,
+        events: EventLog,
+        domain: str = "",
+    ) -> None:
+        self._sizes = sizes
+        self._domain = domain
         self._vigil = Vigil(wire, progress_s=progress_s)
         self._events = events
         self._unfinished: dict[int, StateSink] = {}
@@ -112,7 +139,7 @@ class CatchingUp:
         index = survey[0][1]
         state = self._unfinished.pop(fragment, None)
         if state is None or state.index.name != index.name:
-            state = StateSink(self._mixing.state_lengths(fragment), index)
+            state = StateSink(self._sizes.state_lengths(fragment), index)
         self._under_way[fragment] = state
         loop, donors = asyncio.get_running_loop(), [donor for donor, _ in survey]
         began_s, here_bytes = loop.time(), state.received_bytes
@@ -120,7 +147,8 @@ class CatchingUp:
             "state_fetch_begins", fragment=fragment, round=index.round, donors=donors
         )
         try:
-            await _Gathering(self._vigil, fragment, state, donors, self._tell).run()
+            ref = BlobRef("state", fragment, index.name, domain=self._domain)
+            await _Gathering(self._vigil, ref, state, donors, self._tell).run()
             self._events.write(
                 "state_fetched",
                 fragment=fragment,
@@ -139,16 +167,17 @@ class CatchingUp:
     def _forget_what_is_past(self, fragment: int) -> None:
         """Lets go of what came of a state that is of no use any more."""
         begun = self._unfinished.get(fragment)
-        here = self._mixing.outer[fragment].round
-        if begun and self._mixing.is_common and here >= begun.index.round:
+        here = self._sizes.round_of(fragment)
+        if begun and self._sizes.is_common and here >= begun.index.round:
             del self._unfinished[fragment]
 
     async def _indexes(self, fragment: int, donors: Sequence[PeerId], name: bytes) -> Survey:
-        size_bytes = index_bytes(self._mixing.state_bytes(fragment))
+        size_bytes = index_bytes(self._sizes.state_bytes(fragment))
 
         async def ask(donor: PeerId) -> StateIndex:
             sink = BytesSink(size_bytes)
-            await self._vigil.fetch(donor, BlobRef("index", fragment, name), sink)
+            ref = BlobRef("index", fragment, name, domain=self._domain)
+            await self._vigil.fetch(donor, ref, sink)
             index = parse_index(sink.data)
             if name and index.name != name:
                 raise MalformedMessage("the index of another state")
@@ -176,13 +205,13 @@ class _Gathering:
     def __init__(
         self,
         vigil: Vigil,
-        fragment: int,
+        ref: BlobRef,
         state: StateSink,
         donors: Sequence[PeerId],
         tell: Callable[[PeerId, str], None],
     ) -> None:
         self._vigil = vigil
-        self._ref = BlobRef("state", fragment, state.index.name)
+        self._ref = ref
         self._state = state
         self._tell = tell
         self._pool = list(state.missing)

@@ -39,6 +39,10 @@ class PeerConfig:
     """How long to look for somebody who knows the run."""
     allow_text_recipe: bool = False
     """Whether a manifest may name files of this machine as training text."""
+    domain: str | None = None
+    """In a run with domains, where to train until it is done; None leaves it to the need for it."""
+    insists_on_domain: bool = True
+    """Whether a named domain that is done already is a mistake of the operator's."""
     metrics: tuple[str, int] | None = None
     """Host and port at which Prometheus may ask for metrics."""
 

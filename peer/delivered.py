@@ -14,17 +14,22 @@ from typing import Any
 _MILESTONES = "joined", "landed", "checkpoint"
 
 
-def delivered_since(events: Path, checkpoint: Path, rounds: Sequence[int]) -> list[int]:
+def delivered_since(
+    events: Path, checkpoint: Path, rounds: Sequence[int], *, domain: str = ""
+) -> list[int]:
     """Returns the fragments of a checkpoint whose own work has been in an average since.
 
     Args:
         events: `events.jsonl` of all lives.
         checkpoint: Its folder; the log tells when it was written.
         rounds: By fragment, that of the checkpoint's anchor.
+        domain: To which it belongs; empty in a run without domains.
     """
     earlier_lives: set[int] = set()
     this_life: set[int] = set()
     for event in _milestones(events):
+        if event.get("domain", "") != domain:
+            continue
         if event["event"] == "joined":
             earlier_lives |= this_life
             this_life = set()

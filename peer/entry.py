@@ -4,7 +4,9 @@ import asyncio
 import logging
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+
+from torch import Tensor
 
 from peer.catch_up import CatchingUp, agreed
 from peer.config import PeerConfig
@@ -13,10 +15,12 @@ from peer.mixing import Mixing
 from peer.net.wire import fetch_manifest
 from peer.presence import Presence
 from peer.run_folder import Run
+from peer.train.recipes import operator_globs
 from protocol.errors import ConfigError, RemoteError, RunMismatch, TransportError
 from protocol.identity import Identity, PeerId
 from protocol.lottery import donor_order
 from protocol.manifest import Manifest, verify_manifest
+from protocol.state_index import StateIndex
 
 logger = logging.getLogger(__name__)
 
@@ -77,10 +81,12 @@ def check_run(run: Run, config: PeerConfig) -> None:
     Raises:
         ConfigError: says why.
     """
-    recipe = run.manifest.data.recipe
-    if recipe.startswith("text:") and not config.allow_text_recipe:
+    if run.manifest.domains:
+        return  # each domain is looked at for itself
+    globs = operator_globs(run.manifest.data.recipe)
+    if globs and not config.allow_text_recipe:
         raise ConfigError(
-            f"this run would train on your files {recipe.removeprefix('text:')!r}, and the model "
+            f"this run would train on your files {globs[0]!r}, and the model "
             "that others get may remember them; if you agree, add --allow-text"
         )
     check_method(run.manifest)
@@ -105,51 +111,66 @@ async def fetch_state(
     deadline_s = loop.time() + wait_s
     slack_frac = SLACK_FRAC if manifest.method.mixing != "all" else 0.0
     todo = list(range(len(mixing.outer)))
+
+    async def load(fragment: int, vectors: list[Tensor], index: StateIndex) -> None:
+        # Hashing a large model takes seconds in which others must be answered.
+        await asyncio.to_thread(
+            mixing.load_state_blob, fragment, vectors, index.round, lineage=index.lineage
+        )
+
     while True:
-        cards = presence.cards
-        rounds = {
-            peer: cards[peer].round
-            for peer in (*presence.members(), *presence.holders())
-            if cards[peer].round > 0
-        }
+        rounds, steps = presence.progress()
         donors = donor_order(presence.our_id, rounds, run_id=manifest.run_id, slack_frac=slack_frac)
         if donors:
-            todo = await _fetch_from(donors, todo, mixing, catching_up)
+            todo = await fetch_fragments(
+                donors, todo, catching_up, load, is_common=mixing.is_common
+            )
         if donors and not todo:
-            return donors[0], statistics.median_low(cards[peer].step for peer in donors)
+            return donors[0], statistics.median_low(steps[peer] for peer in donors)
         if not donors or loop.time() >= deadline_s:
             return None, 0
         await asyncio.sleep(ASK_AGAIN_S)
         await presence.refresh_quietly()
 
 
-async def _fetch_from(
-    donors: Sequence[PeerId], fragments: Sequence[int], mixing: Mixing, catching_up: CatchingUp
+Take = Callable[[int, list[Tensor], StateIndex], Awaitable[None]]
+"""Uses a fragment's vectors."""
+
+
+async def fetch_fragments(
+    donors: Sequence[PeerId],
+    fragments: Sequence[int],
+    catching_up: CatchingUp,
+    take: Take,
+    *,
+    is_common: bool,
 ) -> list[int]:
-    """Returns the fragments that could not be had."""
+    """Fetches states, and returns the fragments that could not be had.
+
+    Args:
+        donors: In the order in which they are asked.
+        fragments: Of which.
+        catching_up: How one is fetched.
+        take: What becomes of each.
+        is_common: Whether the donors' anchors are to be equal.
+    """
     # Where anchors are common, all donors give one fragment; elsewhere each gives another one.
-    at_once = asyncio.Semaphore(1 if mixing.is_common else min(MAX_FRAGMENTS, len(donors)))
+    at_once = asyncio.Semaphore(1 if is_common else min(MAX_FRAGMENTS, len(donors)))
     missing: list[int] = []
 
     async def fetch(fragment: int) -> None:
-        first = 0 if mixing.is_common else fragment % len(donors)
+        first = 0 if is_common else fragment % len(donors)
         turn = [*donors[first:], *donors[:first]]
         # Elsewhere no two states are equal, either, so those who have one are asked one by one.
-        attempts = [turn] if mixing.is_common else [[donor] for donor in turn]
+        attempts = [turn] if is_common else [[donor] for donor in turn]
         async with at_once:
             for asked in attempts:
                 try:
                     survey = await catching_up.survey(fragment, asked)
                     state = await catching_up.fetch(fragment, survey)
-                    index = agreed(survey)
-                    # Hashing a large model takes seconds in which others must be answered.
-                    await asyncio.to_thread(
-                        mixing.load_state_blob,
-                        *(fragment, state.whole(), index.round),
-                        lineage=index.lineage,
-                    )
+                    await take(fragment, state.whole(), agreed(survey))
                 except (RemoteError, TransportError) as error:
-                    logger.warning("fragment %d could not be had: %s", fragment, error)
+                    logger.info("fragment %d could not be had: %s", fragment, error)
                 else:
                     return
         missing.append(fragment)

@@ -60,6 +60,8 @@ class Parts:
     events: EventLog
     addresses: Callable[[], tuple[str, ...]]
     """Returns host:port candidates at which others reach our wire."""
+    dress: Callable[[Card], Card] = lambda card: card
+    """Adds to our card what is not this life's alone."""
     reach: Callable[[], tuple[Reachability, tuple[PeerId, ...]]] = lambda: ("direct", ())
     """Returns whether others can dial us, and who else passes calls on to us."""
     clock: Callable[[], float] = awake_or_not_s
@@ -156,7 +158,7 @@ class Life:
             async with asyncio.TaskGroup() as group:
                 self._background, self._training = group, asyncio.current_task()
                 for work in (
-                    presence.run(self._card, self._on_refresh),
+                    presence.run(self.card, self._on_refresh),
                     driver.wait(),
                     watch_trainer(),
                     watch_for_naps(self._parts.clock, self._on_slept),
@@ -181,7 +183,7 @@ class Life:
         """Tells the directory, if anybody can be asked now, so that nobody waits for us."""
         with contextlib.suppress(TransportError, TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
-                await self._parts.presence.announce(self._card("left"))
+                await self._parts.presence.announce(self.card("left"))
 
     def on_news(self, news: lines.Progress | lines.Departed) -> None:
         """The trainer says something that nobody asked for."""
@@ -286,11 +288,12 @@ class Life:
     def _anchors(self) -> list[Any]:
         return [outer.anchor for outer in self._parts.mixing.outer]
 
-    def _card(self, role: str | None = None) -> Card:
+    def card(self, role: str | None = None) -> Card:
+        """Returns our card of now."""
         parts, status = self._parts, self._parts.status
         is_holder = status.is_done and parts.driver.has_nothing_to_give
         reach, relays = parts.reach()
-        return Card(
+        card = Card(
             wire_addresses=parts.addresses(),
             multiaddrs=tuple(parts.presence.directory.multiaddrs()),
             role=role or ("holder" if is_holder else "peer"),
@@ -305,3 +308,4 @@ class Life:
             life=parts.birth.life,
             began_unix_s=parts.birth.began_unix_s,
         )
+        return parts.dress(card)

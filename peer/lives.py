@@ -1,5 +1,8 @@
 """A peer's lives, one after the other: when its trainer dies, the peer comes back by itself.
 
+In a run with domains a life also ends, in order, when its domain is done; the next one begins where
+the peer is needed then.
+
 A peer is three processes, and the trainer is the one that a full memory, a broken driver or a flaky
 device ends. The rest is then torn down in order, and the next life begins in this process: with the
 same identity, a new name for the life, and the state of the last checkpoint, or else of the swarm.
@@ -64,7 +67,11 @@ class Lives:
         while True:
             try:
                 await self._peer.live()
-                return
+                if not self._peer.goes_on or self._leave.is_set():
+                    return
+                is_first = False
+                self._begin_again(in_another_domain=True)
+                continue
             except AnotherLife:
                 raise
             except (TrainerGone, ConfigError, TransportError, OSError) as error:
@@ -77,16 +84,18 @@ class Lives:
                 return
             self._begin_again()
 
-    def _begin_again(self) -> None:
+    def _begin_again(self, *, in_another_domain: bool = False) -> None:
         ticket = self._peer.ticket
         self._has_checkpoint |= self._peer.checkpoint_step is not None
+        if in_another_domain:  # --resume and --fresh spoke of the first one
+            self._config = replace(self._config, resume=None)
         # What was begun anew is not mixed with before.
         resume = None if self._has_checkpoint else self._config.resume
         # The former life goes first: two models may be more than there is memory for.
         del self._peer
         gc.collect()
         # Those whom it knew last let it in again.
-        config = replace(self._config, ticket=ticket, resume=resume)
+        config = replace(self._config, ticket=ticket, resume=resume, insists_on_domain=False)
         self._peer = Peer(config, self.status)
 
     async def _mourn(self, death: ThinwireError) -> None:

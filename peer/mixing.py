@@ -391,6 +391,10 @@ class Mixing:
 
     # ---- whole states, for those who come late
 
+    def round_of(self, fragment: int) -> int:
+        """Returns the landings behind a fragment's anchor."""
+        return self.outer[fragment].round
+
     def state_lengths(self, fragment: int) -> list[int]:
         """Returns the lengths of the vectors in a `state`, in elements."""
         copy = self.outer[fragment].copy

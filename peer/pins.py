@@ -27,10 +27,10 @@ IDLE_S = 3.0
 class _Pin:
     index: StateIndex
     packed: BytesSource
-    state: "_PinnedState"
+    state: "PinnedState"
 
 
-class _PinnedState(StateSource):
+class PinnedState(StateSource):
     """Knows when it was wanted last: over a thin link, one request for it takes minutes."""
 
     def __init__(self, vectors: Sequence[Tensor], round: int, clock: Callable[[], float]) -> None:
@@ -140,7 +140,7 @@ class Pins:
             return newest
         copy = outer.copy
         vectors = [copy.anchor, *(copy.state[name] for name in sorted(copy.state))]
-        state = _PinnedState(vectors, outer.round, self._clock)
+        state = PinnedState(vectors, outer.round, self._clock)
         self._hashing[fragment] = outer.round
         self._keep(fragment)
         try:

@@ -42,6 +42,8 @@ class Presence:
         self.cards: dict[PeerId, Card] = {}
         """Of all others whom we know now."""
         self.our_id = our_id
+        self.domain = ""
+        """In which we train, in a run with domains: members are those who train there, too."""
         self.on_own: Callable[[Card], None] = lambda card: None
         """Called with each card of ours that is read, which another life of ours may have written;
         what it raises ends `run`."""
@@ -84,11 +86,41 @@ class Presence:
         return self._in_role("holder")
 
     def left(self) -> tuple[PeerId, ...]:
-        """Returns the other peers that said goodbye lately, sorted."""
-        return self._in_role("left")
+        """Returns the other peers that said goodbye lately, sorted.
+
+        Whoever went to another domain has done so, too. And as long as we see peers of other
+        domains, we have not lost sight of the swarm: who is missing of ours is gone.
+        """
+        left = set(self._in_role("left"))
+        if self.domain:
+            elsewhere = [p for p, c in self.cards.items() if self.domain != c.domain]
+            left.update(elsewhere)
+            if any(self.cards[peer].role in ("peer", "holder") for peer in elsewhere):
+                left.update(p for p, (c, _) in self._former.items() if c.domain == self.domain)
+        return tuple(sorted(left))
+
+    def progress(self) -> tuple[dict[PeerId, int], dict[PeerId, int]]:
+        """Returns rounds and steps of all who can give us a state of what we train.
+
+        Whoever trains elsewhere may have one on its disk.
+        """
+        rounds, steps = {}, {}
+        for peer in (*self.members(), *self.holders()):
+            rounds[peer], steps[peer] = self.cards[peer].round, self.cards[peer].step
+        for peer, card in self.cards.items():
+            for kept in card.kept if self.domain and card.role != "left" else ():
+                if kept.domain == self.domain and peer not in rounds:
+                    rounds[peer], steps[peer] = kept.round, kept.step
+        return {peer: round for peer, round in rounds.items() if round > 0}, steps
 
     def _in_role(self, role: str) -> tuple[PeerId, ...]:
-        return tuple(sorted(peer for peer, card in self.cards.items() if card.role == role))
+        return tuple(
+            sorted(
+                peer
+                for peer, card in self.cards.items()
+                if card.role == role and (not self.domain or card.domain == self.domain)
+            )
+        )
 
     def look_again(self) -> None:
         """Makes `run` read the directory at once: somebody new was heard of."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from peer.waits import Waits
 from protocol.identity import PeerId
+from protocol.standings import Standing
 
 
 @dataclass(slots=True)
@@ -52,8 +53,20 @@ class PeerStatus:
     """When the trainer last told how it goes, on the event loop's clock; None before it does."""
     longest_lag_s: float = 0.0
     """The longest time by which the event loop was late."""
+    domain: str = ""
+    """Where this peer trains, in a run with domains; empty while it trains nowhere."""
+    standings: tuple[Standing, ...] = ()
+    """How the domains stand; none in a run without domains."""
     checkpointed_s: float | None = None
     """When the last checkpoint was complete, on the event loop's clock; None before the first."""
+
+    def begin_life(self) -> None:
+        """Forgets how far the life before came: the next one may train something else."""
+        self.step = self.tokens = self.round = 0
+        self.tokens_per_s = self.step_s = 0.0
+        self.loss_bits_per_byte = self.validation_bits_per_byte = float("nan")
+        self.is_done, self.progressed_s = False, None
+        self.members = self.partners = ()
 
     @property
     def ways_words(self) -> str:

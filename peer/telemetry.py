@@ -33,10 +33,13 @@ class Events:
         if not _ends_a_line(path):
             self._put("\n")  # what a former life left half written is a line of its own
         self._common = {"run_id": run_id, "peer_id": peer_id}
+        self.domain = ""
+        """If there is one, each line has it."""
 
     def write(self, event: str, **fields: Any) -> None:
         """Writes one line; `event` is a stable snake_case word."""
         line = {"t_unix_s": time.time(), "t_mono_s": time.monotonic(), **self._common}
+        line |= {"domain": self.domain} if self.domain else {}
         known = {key: None if _is_nan(value) else value for key, value in fields.items()}
         self._put(json.dumps(line | {"event": event} | known, default=str) + "\n")
         level = logging.WARNING if event in _LOUD else logging.DEBUG

@@ -1,5 +1,6 @@
 """What a peer tells everybody of itself, as the payload of a directory record."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -7,20 +8,34 @@ from google.protobuf.message import DecodeError
 
 from protocol.errors import LimitExceeded, MalformedMessage
 from protocol.identity import PeerId, parse_peer_id
+from protocol.manifest import MAX_DOMAIN_CHARS, MAX_DOMAINS
 from protocol.messages import MAX_BPS
 from protocol.pb import thinwire_pb2 as pb
 
 TOPIC = "peers"
-ROLES = ("peer", "holder", "bootstrap", "left")
+ROLES = ("peer", "holder", "coming", "bootstrap", "left")
 Reachability = Literal["direct", "reverse"]
 """Whether others can dial a peer, as far as it knows, or call it only where it listens."""
 MAX_RELAYS = 8
 LIFE_BYTES = 8
 MAX_COUNT = 1 << 53
 """Below it, a count is the same in every language, and a sum of some cannot overflow."""
+MAX_MEMORY_BYTES = 1 << 50
+MAX_FLOPS_PER_S = 1 << 60
 _MAX_BEGAN_UNIX_S = float(1 << 40)
 _MAX_ADDRESSES = 8
 _MAX_ADDRESS_CHARS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A domain's state that a peer has on its disk, and gives to others."""
+
+    domain: str
+    round: int
+    step: int
+    is_final: bool
+    """The domain has reached its budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +46,8 @@ class Card:
     """host:port of the gRPC listener; the first that answers is used."""
     multiaddrs: tuple[str, ...] = ()
     role: str = "peer"
-    """A `holder` trains no more but has the model; `left` says goodbye at once."""
+    """A `holder` trains no more but has the model; who is `coming` loads what it needs to train, or
+    looks for a domain; `left` says goodbye at once."""
     step: int = 0
     round: int = 0
     tokens: int = 0
@@ -46,6 +62,16 @@ class Card:
     """Which life of this peer it is, in hexadecimal digits: two at once are one too many."""
     began_unix_s: float = 0.0
     """When that life began, by its own clock, but later than the lives that it knows of."""
+    domain: str = ""
+    """Where it trains, in a run with domains; empty while it trains nowhere."""
+    memory_bytes: int = 0
+    """What a trainer may use there; 0 is unknown."""
+    flops_per_s: int = 0
+    """What its machine was seen to do; 0 is unknown."""
+    kept: tuple[Kept, ...] = ()
+    """The domains whose states it has on its disk."""
+    stays: bool = False
+    """It goes to no other domain before its own is done: its operator named that one."""
 
     def to_bytes(self) -> bytes:
         """Returns the card as a protobuf `thinwire.v1.PeerCard`."""
@@ -63,6 +89,14 @@ class Card:
             down_bps=self.down_bps,
             life=bytes.fromhex(self.life),
             began_unix_s=self.began_unix_s,
+            domain=self.domain,
+            memory_bytes=self.memory_bytes,
+            flops_per_s=self.flops_per_s,
+            kept=[
+                pb.KeptState(domain=k.domain, round=k.round, step=k.step, is_final=k.is_final)
+                for k in self.kept
+            ],
+            stays=self.stays,
         ).SerializeToString(deterministic=True)
         return data
 
@@ -95,6 +129,8 @@ def parse_card(data: bytes) -> Card:
         raise MalformedMessage(f"a life of {len(raw.life)} bytes")
     if not 0 <= raw.began_unix_s < _MAX_BEGAN_UNIX_S:  # also catches NaN
         raise LimitExceeded("a life that began beyond all reason")
+    if raw.memory_bytes >= MAX_MEMORY_BYTES or raw.flops_per_s >= MAX_FLOPS_PER_S:
+        raise LimitExceeded("a card of a machine beyond all reason")
     return Card(
         wire_addresses=tuple(raw.wire_addresses),
         multiaddrs=tuple(raw.multiaddrs),
@@ -109,4 +145,23 @@ def parse_card(data: bytes) -> Card:
         down_bps=raw.down_bps,
         life=raw.life.hex(),
         began_unix_s=raw.began_unix_s,
+        domain=_domain(raw.domain),
+        memory_bytes=raw.memory_bytes,
+        flops_per_s=raw.flops_per_s,
+        kept=_kept(raw.kept),
+        stays=raw.stays,
     )
+
+
+def _domain(name: str) -> str:
+    if len(name) > MAX_DOMAIN_CHARS or not name.isprintable():
+        raise LimitExceeded("a card of an unreasonable domain")
+    return name
+
+
+def _kept(raw: Sequence[pb.KeptState]) -> tuple[Kept, ...]:
+    if len(raw) > MAX_DOMAINS:
+        raise LimitExceeded(f"a card with the states of {len(raw)} domains")
+    if any(max(kept.round, kept.step) >= MAX_COUNT for kept in raw):
+        raise LimitExceeded("a card with a state beyond all reason")
+    return tuple(Kept(_domain(k.domain), k.round, k.step, k.is_final) for k in raw)

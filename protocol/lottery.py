@@ -34,6 +34,14 @@ def partner_order(
     return tuple(sorted((peer for peer in peers if peer != ours), key=draw))
 
 
+def duty_order(peers: Iterable[PeerId], *, run_id: str, duty: str) -> tuple[PeerId, ...]:
+    """Returns `peers` in the order in which a duty falls to them, in whatever round.
+
+    Who comes or goes leaves the order of the others as it is.
+    """
+    return tuple(sorted(peers, key=lambda peer: (_draw(run_id, duty, peer), peer)))
+
+
 def _draw(*fields: object) -> bytes:
     return hashlib.sha256("|".join(map(str, fields)).encode()).digest()
 

@@ -22,12 +22,15 @@ class BlobRef:
     Kinds: `part` (one member's contribution to one part of a fragment), `average` (a part's
     average), `index` (what a fragment's state is made of, see `protocol.state_index`), `state`
     (anchor and outer state of a fragment, by the name that its index gives it).
+
+    In a run with domains, `domain` says whose; empty is that in which both peers train.
     """
 
     kind: str
     fragment: int = 0
     exchange_id: bytes = b""
     part: int = 0
+    domain: str = ""
 
 
 @dataclass(frozen=True, slots=True)

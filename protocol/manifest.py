@@ -17,6 +17,7 @@ from protocol.identity import Identity, PeerId, verify
 RunId = NewType("RunId", str)
 
 MAX_MANIFEST_BYTES = 64 * 1024
+MAX_FRAGMENTS = 1024
 _SIGNATURE_DOMAIN = b"thinwire manifest 1\0"
 
 Frac = Annotated[float, Field(ge=0, le=1)]
@@ -53,8 +54,8 @@ class ModelSpec(Spec):
 class DataSpec(Spec):
     """Where the text comes from, and what the common validation text must be."""
 
-    recipe: Annotated[str, Field(min_length=1, max_length=256)] = "stdlib"
-    """`stdlib`, or `text:GLOB` for UTF-8 files."""
+    recipe: Annotated[str, Field(min_length=1, max_length=4096)] = "stdlib"
+    """Which text; see `peer.train.recipes`."""
     tokenizer: Literal["bytes"] = "bytes"
     validation_frac: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     validation_bytes: Annotated[int, Field(ge=0)] = 0
@@ -93,7 +94,7 @@ class ScheduleSpec(Spec):
 
     interval_steps: Count = 100
     """H, inner steps between two departures of one fragment."""
-    fragments: Annotated[int, Field(ge=1, le=1024)] = 1
+    fragments: Annotated[int, Field(ge=1, le=MAX_FRAGMENTS)] = 1
     overlap_steps: Annotated[int, Field(ge=0)] = 0
     """tau: a landing waits at least so many steps; 0 lands as soon as it is there, and so do rules
     that go ahead (eager, co2)."""
@@ -174,8 +175,9 @@ class MembershipSpec(Spec):
     """SHA-256 of the secret in the ticket, for policy `invite`."""
 
 
-DomainName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 MAX_DOMAINS = 24
+MAX_DOMAIN_CHARS = 32
+DomainName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=MAX_DOMAIN_CHARS)]
 
 
 class DomainSpec(Spec):

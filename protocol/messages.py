@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
-from protocol.errors import LimitExceeded, MalformedMessage
+from protocol.errors import LimitExceeded, MalformedMessage, RunMismatch
 from protocol.identity import PeerId, parse_peer_id
 from protocol.pb import thinwire_pb2 as pb
 from protocol.terms import Terms
@@ -122,9 +122,14 @@ class Answer:
 Note = Ready | Roster | Committed | Propose | Answer
 
 
-def note_to_bytes(note: Note) -> bytes:
-    """Returns the note as a protobuf `thinwire.v1.Note`."""
-    out = pb.Note(fragment=note.fragment)
+def note_to_bytes(note: Note, *, domain: str = "") -> bytes:
+    """Returns the note as a protobuf `thinwire.v1.Note`.
+
+    Args:
+        note: The note.
+        domain: Of the sub-swarm that it is meant for, in a run with domains.
+    """
+    out = pb.Note(fragment=note.fragment, domain=domain)
     match note:
         case Ready():
             out.ready.round = note.round
@@ -164,10 +169,13 @@ def note_to_bytes(note: Note) -> bytes:
     return data
 
 
-def parse_note(data: bytes, *, max_bytes: int, num_fragments: int, max_peers: int) -> Note:
+def parse_note(
+    data: bytes, *, max_bytes: int, num_fragments: int, max_peers: int, domain: str = ""
+) -> Note:
     """Returns the note that `data` spells.
 
     Raises:
+        RunMismatch: it is meant for another domain than `domain`.
         LimitExceeded: a size or number beyond what the manifest allows.
         MalformedMessage: anything else that is no note.
     """
@@ -178,6 +186,8 @@ def parse_note(data: bytes, *, max_bytes: int, num_fragments: int, max_peers: in
         raw.ParseFromString(data)
     except DecodeError:
         raise MalformedMessage("not a note") from None
+    if raw.domain != domain:
+        raise RunMismatch("this peer does not train in that domain")
     if raw.fragment >= num_fragments:
         raise LimitExceeded(f"fragment {raw.fragment}: the run has {num_fragments}")
     match raw.WhichOneof("body"):

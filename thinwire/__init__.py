@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from optim.outer.nesterov import Nesterov
     from optim.outer.noloco import NoLoCo
     from optim.outer.plain import Plain
+    from optim.posterior import estimated_prior
     from optim.presets import PRESETS
     from optim.schedule import Schedule
     from optim.swarm import LocalSwarm
     from peer.collective import CollectiveOuter
+    from peer.experts.ensemble import Ensemble
+    from peer.experts.expert import Expert
+    from peer.experts.folder import read_models
     from protocol.manifest import Manifest, manifest_from
     from protocol.ticket import Ticket, parse_ticket
 
@@ -49,10 +53,14 @@ _HOMES = {
     "Nesterov": "optim.outer.nesterov",
     "NoLoCo": "optim.outer.noloco",
     "Plain": "optim.outer.plain",
+    "estimated_prior": "optim.posterior",
     "PRESETS": "optim.presets",
     "Schedule": "optim.schedule",
     "LocalSwarm": "optim.swarm",
     "CollectiveOuter": "peer.collective",
+    "Ensemble": "peer.experts.ensemble",
+    "Expert": "peer.experts.expert",
+    "read_models": "peer.experts.folder",
     "Manifest": "protocol.manifest",
     "manifest_from": "protocol.manifest",
     "Ticket": "protocol.ticket",
@@ -66,6 +74,8 @@ __all__ = [
     "CollectiveOuter",
     "DelayedNesterov",
     "Eager",
+    "Ensemble",
+    "Expert",
     "HeavyBall",
     "Layout",
     "LocalSwarm",
@@ -79,6 +89,7 @@ __all__ = [
     "Ticket",
     "WeightedMean",
     "codec_named",
+    "estimated_prior",
     "flatten_into",
     "inner_optimizer",
     "layout_of",
@@ -87,6 +98,7 @@ __all__ = [
     "method_named",
     "outer_rule_named",
     "parse_ticket",
+    "read_models",
     "shapes_of",
 ]
 

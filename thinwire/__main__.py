@@ -8,9 +8,12 @@ import typer
 from bootstrap.cli import bootstrap, new
 from peer.cli.demo import demo
 from peer.cli.doctor import doctor
+from peer.cli.experts import experts
+from peer.cli.generate import generate
 from peer.cli.join import join
 from peer.cli.plan import plan
 from peer.cli.simulate import simulate
+from peer.cli.status import status
 from protocol.errors import ConfigError, ThinwireError
 from thinwire import __version__
 
@@ -20,8 +23,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (new, bootstrap, join, demo, simulate, plan, doctor):
+for command in (new, bootstrap, join, status, demo, generate, simulate, plan, doctor):
     app.command()(command)
+app.add_typer(experts, name="experts")
 
 
 @app.callback(invoke_without_command=True)

@@ -72,6 +72,9 @@ def join(
     allow_text: Annotated[
         bool, typer.Option(help="Let a run train on files of yours that its manifest names.")
     ] = False,
+    domain: Annotated[
+        str | None, typer.Option(help="In a run with domains: where to begin; default by need.")
+    ] = None,
     metrics: Annotated[
         str | None, typer.Option(help="[HOST:]PORT at which Prometheus may ask; default is none.")
     ] = None,
@@ -114,6 +117,7 @@ def join(
         keep_checkpoints=keep,
         wait_s=wait,
         allow_text_recipe=allow_text,
+        domain=domain,
         metrics=None if metrics is None else parse_metrics(metrics),
     )
     console = Console()

@@ -1,7 +1,8 @@
-"""`thinwire plan`: which method suits a link, and what it will cost."""
+"""`thinwire plan`: which method suits a link, what it will cost, and who gets how much compute."""
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,12 +41,31 @@ def plan(
     table: Annotated[
         bool, typer.Option("--table", help="Show the bandwidth that methods need, by model.")
     ] = False,
+    experts: Annotated[
+        Path | None, typer.Option(help="Divide the compute of the domains in this run.toml.")
+    ] = None,
+    division: Annotated[
+        str | None, typer.Option(help="With --experts: equal, steps, size or both.")
+    ] = None,
+    probe: Annotated[
+        bool | None,
+        typer.Option(
+            help="With --experts, measure the difficulties that are not given; default: if needed."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Plan a run: the method that suits a link, its bytes, memory and loss, and what would help.
 
-    Give --params and --step-s, or --table.
+    Give --params and --step-s, or --table, or --experts.
     """
+    if experts is not None:
+        with Console(stderr=True).status("loading"):
+            from peer.cli.division_screen import plan_experts
+        plan_experts(experts, probe=probe, division=division, as_json=as_json, console=Console())
+        return
+    if division is not None or probe is not None:
+        raise ConfigError("--division and --probe are for --experts run.toml")
     with Console(stderr=True).status("loading"):  # torch takes seconds
         from peer.cli.plan_screen import show, show_table
         from peer.plan.answer import answer, as_data
@@ -53,7 +73,7 @@ def plan(
         show_table(Console(), as_json=as_json)
         return
     if params is None or step_s is None:
-        raise ConfigError("give --params and --step-s, or --table")
+        raise ConfigError("give --params and --step-s, or --table, or --experts")
     case = _case(
         num_params=_number("--params", params, parse_count, least=1000),
         step_s=_number("--step-s", step_s, parse_duration_s),

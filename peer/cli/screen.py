@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peer.cli.waiting import wait_rows, wait_words
+from peer.domains.table import domain_line, domain_table
 from peer.status import PeerStatus
 from peer.units import format_bytes
 
@@ -36,8 +37,12 @@ async def _show_lines(status: PeerStatus, console: Console) -> None:
 
     Before training, that one is of the longest wait, if there is any.
     """
-    last_phase, next_at_s, num_notices = "", 0.0, 0
+    last_phase, next_at_s, num_notices, last_domains = "", 0.0, 0, ""
     while True:
+        domains = domain_line(status.standings)
+        if domains != last_domains and time.monotonic() >= next_at_s:
+            console.print(domains, markup=False, highlight=False, soft_wrap=True)
+            last_domains = domains
         for notice in status.notices[num_notices:]:
             console.print(f"note: {notice}", markup=False, highlight=False, soft_wrap=True)
         num_notices = len(status.notices)
@@ -62,6 +67,7 @@ def line(status: PeerStatus) -> str:
         f"{_number(status.loss_bits_per_byte)} bits/byte",
         f"{status.tokens_per_s:,.0f} tokens/s",
         f"round {status.round}",
+        f"domain {status.domain}" if status.domain else "",
         f"{len(status.members)} others",
         f"exchanges {status.exchanges_done} done {status.exchanges_failed} failed",
         f"up {format_bytes(status.sent_bytes)} down {format_bytes(status.received_bytes)}",
@@ -117,8 +123,11 @@ def _screen(status: PeerStatus, title: str, *, width: int) -> Panel:
     now = Text.assemble(("now  ", "dim"), (status.phase, "bold"))
     longest = status.waits.longest()
     waits = [wait_rows(longest, status.waits.now_s())] if longest else []
+    domains = []
+    if status.standings:
+        domains.append(domain_table(status.standings, width=width - 4, ours=status.domain))
     return Panel(
-        Group(now, *waits, Text(""), table, *notices),
+        Group(now, *waits, Text(""), table, *domains, *notices),
         title=title,
         subtitle="Ctrl+C leaves with a checkpoint",
         border_style="cyan",

@@ -1,20 +1,15 @@
 """The demo's figures: from what the actors wrote to one dataclass, and that to JSON and a table."""
 
-import json
 import math
-import os
-import platform
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from peer.demo import script
+from peer.demo.json_report import machine, versions, write_report
 from peer.demo.play import Play, Played
 from peer.demo.watch import PeerView
-
-_PACKAGES = ("torch", "hivemind", "grpcio", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +95,7 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Writes the report as JSON, without NaN."""
-        path.write_text(json.dumps(_plain(asdict(self)), indent=1) + "\n")
+        write_report(asdict(self), path)
 
 
 def report_of(play: Play, scores: Scores, *, method: str, seed: int, took_s: float) -> Report:
@@ -140,8 +135,8 @@ def report_of(play: Play, scores: Scores, *, method: str, seed: int, took_s: flo
         cues=play.played,
         peers=peers,
         exit_codes=play.exit_codes,
-        versions=_versions(),
-        machine={"cpu_count": os.cpu_count(), "platform": platform.platform()},
+        versions=versions(),
+        machine=machine(),
         problems=[],
     )
 
@@ -223,22 +218,3 @@ def _peer_figures(view: PeerView, play: Play, scores: Scores) -> PeerFigures:
         overhead_s=float(newest.get("overhead_s", 0.0)),
         final_bits_per_byte=scores.peers.get(view.name),
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("thinwire", *_PACKAGES):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """Returns the value with None for NaN, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

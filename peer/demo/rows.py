@@ -5,7 +5,7 @@ import math
 from peer.demo import script
 from peer.demo.cast import Actor
 from peer.demo.play import Play
-from peer.demo.screen import Row
+from peer.demo.view import Row
 from peer.demo.watch import Event
 
 

@@ -1,27 +1,23 @@
 """The demo from the first line to the last; `thinwire demo` calls it."""
 
-import contextlib
-import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from peer.demo import script
-from peer.demo.cast import ActorDied, Cast
+from peer.demo.cast import Cast
+from peer.demo.ending import FAILED, exit_code_of
+from peer.demo.founding import manifest_in, prepare
 from peer.demo.play import Play
 from peer.demo.report import Report, Scores, report_of
 from peer.demo.screen import Screen
-from peer.demo.stage import Stage, TooSlow
+from peer.demo.stage import Stage
 from peer.demo.table import show
 from peer.demo.verdict import problems_of
 from peer.train.config import TrainerConfig
-from protocol.errors import ConfigError, MalformedMessage
-from protocol.manifest import Manifest, parse_manifest
-
-FAILED, MISTAKEN, INTERRUPTED = 1, 2, 130
+from protocol.manifest import Manifest
 
 
 def run_demo(method: str, *, seed: int, steps: int, directory: Path, console: Console) -> int:
@@ -38,25 +34,12 @@ def run_demo(method: str, *, seed: int, steps: int, directory: Path, console: Co
         The exit code: 0 when every promise was kept, 1 when not or when an actor died, 2 when the
         operator has to change something, 130 after Ctrl+C.
     """
-    try:
-        with _signals_are_ctrl_c(), Cast(directory) as cast:
-            settings = script.run_toml(method, seed=seed, steps=steps)
-            _prepare(directory, settings)
-            return _show(cast, console, directory, method=method, seed=seed, steps=steps)
-    except ConfigError as error:
-        console.print(str(error), style="red", markup=False, soft_wrap=True)
-        return MISTAKEN
-    except ActorDied as error:
-        told = f"{error}. Its last lines:\n{error.actor.tail()}"
-        console.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
-        return FAILED
-    except TooSlow as error:
-        told = f"{error}; the logs are in {directory}"
-        console.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
-        return FAILED
-    except KeyboardInterrupt:
-        console.print(f"Interrupted. No process of the demo is left; the logs are in {directory}")
-        return INTERRUPTED
+
+    def play(cast: Cast) -> int:
+        prepare(directory, script.run_toml(method, seed=seed, steps=steps))
+        return _show(cast, console, directory, method=method, seed=seed, steps=steps)
+
+    return exit_code_of(play, directory, console)
 
 
 def _show(
@@ -68,7 +51,7 @@ def _show(
             cast, screen, directory, steps=steps, interval_steps=script.interval_of(method, steps)
         )
         folder = stage.found()
-        manifest = _manifest_in(folder)
+        manifest = manifest_in(folder)
         stage.open(folder)
         stage.train(_lone_config(folder, manifest))
         stage.close()
@@ -100,35 +83,6 @@ def _draw(play: Play, report: Report, path: Path) -> None:
     from peer.demo.picture import draw  # matplotlib, likewise
 
     draw(play, report, path)
-
-
-@contextlib.contextmanager
-def _signals_are_ctrl_c() -> Iterator[None]:
-    """Ends in order also when it is terminated, or its terminal is closed."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
-def _prepare(directory: Path, settings: str) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "run.toml").write_text(settings)
-    except OSError as error:
-        raise ConfigError(f"cannot write into {directory}: {error}; choose another --dir") from None
-    if (directory / "run").exists():
-        raise ConfigError(f"{directory} has a demo in it already; choose another --dir")
-
-
-def _manifest_in(folder: Path) -> Manifest:
-    try:
-        return parse_manifest((folder / "manifest.json").read_bytes())
-    except (OSError, MalformedMessage) as error:
-        raise ConfigError(f"thinwire new left no manifest in {folder}: {error}") from None
 
 
 def _lone_config(folder: Path, manifest: Manifest) -> Path:

@@ -1,12 +1,11 @@
-"""What is seen while the demo plays: a live table in a terminal, a line now and then elsewhere."""
+"""What is seen while a demo plays: a live picture in a terminal, a line now and then elsewhere."""
 
 import math
 import time
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
-from rich.console import Console, Group
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -15,29 +14,18 @@ from rich.text import Text
 PLAIN_LINE_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One actor, as it is now."""
-
-    name: str
-    phase: str
-    step: int | None = None
-    loss_bits_per_byte: float = math.nan
-    round: int | None = None
-    sent_bytes: float = math.nan
-    is_dead: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class View:
+class Seen(Protocol):
     """All that can be seen at one moment."""
 
-    elapsed_s: float
-    now: str
-    coming: str
-    step: int
-    steps: int
-    rows: tuple[Row, ...] = ()
+    @property
+    def now(self) -> str:
+        """What happens, in words."""
+
+    def picture(self) -> RenderableType:
+        """Returns it for a terminal."""
+
+    def line(self) -> str:
+        """Returns it for a log."""
 
 
 class Screen:
@@ -69,18 +57,18 @@ class Screen:
             self._live.stop()
             self._live = None
 
-    def show(self, view: View) -> None:
+    def show(self, view: Seen) -> None:
         """Shows how things are now."""
         if self._live:
-            self._live.update(_picture(view), refresh=True)
+            self._live.update(view.picture(), refresh=True)
         elif time.monotonic() >= self._next_line_at_s or view.now != self._last_now:
             self._next_line_at_s = time.monotonic() + PLAIN_LINE_S
             self._last_now = view.now
-            self._console.print(_line(view), highlight=False, markup=False, soft_wrap=True)
+            self._console.print(view.line(), highlight=False, markup=False, soft_wrap=True)
 
     def say(self, sentence: str, *, elapsed_s: float, style: str = "") -> None:
         """Says something that stays on the screen."""
-        text = Text.assemble((_clock(elapsed_s), "dim"), "  ", (sentence, style))
+        text = Text.assemble((clock(elapsed_s), "dim"), "  ", (sentence, style))
         self._console.print(text, highlight=False, soft_wrap=True)
 
 
@@ -94,46 +82,18 @@ def bits(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def _clock(elapsed_s: float) -> str:
+def clock(elapsed_s: float) -> str:
+    """Returns a time for people, in minutes and seconds."""
     return f"{int(elapsed_s) // 60}:{int(elapsed_s) % 60:02d}"
 
 
-def _picture(view: View) -> Group:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("who", no_wrap=True)
-    table.add_column("what it does", min_width=28, no_wrap=True)
-    for heading in ("step", "loss, bits/byte", "round", "sent"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in view.rows:
-        table.add_row(
-            row.name,
-            row.phase,
-            "-" if row.step is None else str(row.step),
-            bits(row.loss_bits_per_byte),
-            "-" if row.round is None else str(row.round),
-            megabytes(row.sent_bytes),
-            style="dim" if row.is_dead else "",
-        )
-    bar = Table.grid(padding=(0, 1))
-    bar.add_row(
-        _clock(view.elapsed_s),
-        ProgressBar(total=view.steps, completed=view.step, width=40),
-        f"step {view.step} of {view.steps}",
-    )
-    now = Text.assemble(("now   ", "dim"), (view.now, "bold"))
-    coming = Text.assemble(("next  ", "dim"), view.coming)
-    return Group(Text(), bar, now, coming, Text(), table)
+def progress_row(elapsed_s: float, step: int, steps: int, words: str) -> RenderableType:
+    """Returns the time and how much of all is done, as a bar and in words."""
+    row = Table.grid(padding=(0, 1))
+    row.add_row(clock(elapsed_s), ProgressBar(total=steps, completed=step, width=40), words)
+    return row
 
 
-def _line(view: View) -> str:
-    peers = "; ".join(
-        f"{row.name} {row.phase}"
-        + (
-            f" {row.step} loss {bits(row.loss_bits_per_byte)}"
-            if row.step and not row.is_dead
-            else ""
-        )
-        for row in view.rows
-    )
-    parts = [f"{_clock(view.elapsed_s)}  step {view.step}/{view.steps}", view.now, peers]
-    return " | ".join(part for part in (*parts, f"next: {view.coming}") if part)
+def now_and_next(now: str, coming: str) -> RenderableType:
+    """Returns what happens, and what will."""
+    return Text.assemble(("now   ", "dim"), (now, "bold"), "\n", ("next  ", "dim"), coming)

@@ -114,7 +114,7 @@ CUES = (KILL_PEER, NEW_PEER, KILL_BOOTSTRAP)
 
 def interval_of(method: str, steps: int) -> int:
     """Returns the steps between two departures; a short demo has at least six, too."""
-    return min(METHODS[method].interval_steps, max(1, steps // 6))
+    return min(_played(method).interval_steps, max(1, steps // 6))
 
 
 def run_toml(method: str, *, seed: int, steps: int) -> str:
@@ -128,11 +128,8 @@ def run_toml(method: str, *, seed: int, steps: int) -> str:
     Raises:
         ConfigError: no such method, or too few steps to show anything.
     """
-    if method not in METHODS:
-        raise ConfigError(f"the demo can play {', '.join(METHODS)}, not {method!r}")
     if steps < FEWEST_STEPS:
         raise ConfigError(f"the demo needs at least {FEWEST_STEPS} steps, not {steps}")
-    interval, kept = interval_of(method, steps), METHODS[method].kept
     return f"""\
 # What all peers of the demo agree on; `thinwire new` makes it a manifest.
 name = "demo"
@@ -154,22 +151,40 @@ warmup_steps = {min(WARMUP_STEPS, steps // 4)}
 total_steps = {steps}
 batch_sequences = {BATCH_SEQUENCES}
 
-[method]
-preset = "{method}"
-
-[method.schedule]
-interval_steps = {interval}
-overlap_steps = {round(METHODS[method].overlap_frac * interval)}
-
-[method.codec]
-name = "{METHODS[method].codec}"
-{"" if kept is None else f"kept = {kept}"}
-
-[method.outer]
-{METHODS[method].outer}
-
+{method_toml(method, interval_of(method, steps))}
 [round]
 grace_s = 2.0
 exchange_s = 20.0
 progress_s = 2.0
 """
+
+
+def method_toml(method: str, interval_steps: int) -> str:
+    """Returns the tables of run.toml that say how peers train together.
+
+    Raises:
+        ConfigError: no such method.
+    """
+    played = _played(method)
+    kept = "" if played.kept is None else f"kept = {played.kept}"
+    return f"""\
+[method]
+preset = "{method}"
+
+[method.schedule]
+interval_steps = {interval_steps}
+overlap_steps = {round(played.overlap_frac * interval_steps)}
+
+[method.codec]
+name = "{played.codec}"
+{kept}
+
+[method.outer]
+{played.outer}
+"""
+
+
+def _played(method: str) -> Method:
+    if method not in METHODS:
+        raise ConfigError(f"the demo can play {', '.join(METHODS)}, not {method!r}")
+    return METHODS[method]

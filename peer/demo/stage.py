@@ -2,36 +2,30 @@
 
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from peer.demo import script
-from peer.demo.cast import ActorDied, Cast
+from peer.demo.cast import Cast
 from peer.demo.play import Play, Played
+from peer.demo.production import FOUNDER, Production
 from peer.demo.rows import row_of
-from peer.demo.screen import Screen, View
+from peer.demo.screen import Screen
 from peer.demo.script import Cue
+from peer.demo.view import View
 from peer.demo.watch import LoneView, PeerView
-from protocol.errors import ThinwireError
-
-_FOUNDER = "founder"
 
 
-class TooSlow(ThinwireError):
-    """Something took longer than the demo waits for it."""
-
-
-class Stage:
+class Stage(Production):
     """See the module docstring.
 
     Args:
-        cast: Where actors come from.
-        screen: Where to show what happens.
-        directory: run.toml is there; everything else goes there.
+        cast, screen, directory, thinwire: As `Production` has them.
         steps: Inner steps that a peer makes.
         interval_steps: Inner steps between two rounds.
-        thinwire, lone: How the two programs are started.
+        lone: How the program of the lone replica is started.
     """
+
+    first_act = "three peers start, and a replica that trains alone"
 
     def __init__(
         self,
@@ -44,55 +38,13 @@ class Stage:
         thinwire: tuple[str, ...] = (sys.executable, "-m", "thinwire"),
         lone: tuple[str, ...] = (sys.executable, "-m", "peer.train.worker"),
     ) -> None:
+        super().__init__(cast, screen, directory, thinwire=thinwire)
         self.play_so_far = Play(steps, interval_steps)
-        self._cast = cast
-        self._screen = screen
-        self._directory = directory
-        self._thinwire = thinwire
         self._lone = lone
-        self._begin_s = time.monotonic()
-        self._ticket = ""
-        self._now = ""
-        self._coming = ""
-        """What comes next, while that is no cue."""
-
-    @property
-    def elapsed_s(self) -> float:
-        """Since the demo began."""
-        return time.monotonic() - self._begin_s
-
-    def found(self) -> Path:
-        """Founds the run; returns the folder with its manifest.
-
-        Raises:
-            ActorDied: the settings were refused.
-            TooSlow: it took too long.
-        """
-        folder = self._directory / "run"
-        self._now = "founding the run: the manifest is written and signed"
-        self._coming = "the bootstrap node starts"
-        command = [*self._thinwire, "new", str(self._directory / "run.toml"), "--dir", str(folder)]
-        founder = self._cast.start(_FOUNDER, command)
-        founder.fate = "founded the run"
-        self._wait(lambda: not founder.is_alive, within_s=script.FOUND_S, what="founding the run")
-        if founder.exit_code != 0:
-            raise ActorDied(founder)
-        return folder
-
-    def open(self, run_folder: Path) -> None:
-        """Starts the bootstrap node and waits for its ticket.
-
-        Raises:
-            ActorDied, TooSlow: there is none.
-        """
-        self._now = "the bootstrap node starts"
-        self._coming = "three peers start, and a replica that trains alone"
-        self._cast.start(script.BOOTSTRAP, [*self._thinwire, "bootstrap", str(run_folder)])
-        path = run_folder / "ticket.txt"
-        self._wait(path.exists, within_s=script.BOOTSTRAP_S, what="the bootstrap node")
-        self._wait(lambda: bool(path.read_text().strip()), within_s=5.0, what="the ticket")
-        self._ticket = path.read_text().strip()
-        self.say(f"the bootstrap node can be reached; its ticket is {self._ticket[:16]}...")
+        self._cues = list(script.CUES)
+        """What is still to be played."""
+        self._is_moving = False
+        """Whether a round began or ended at the last look."""
 
     def train(self, lone_config: Path) -> None:
         """Trains until the survivors are at the last step, and plays the cues on the way.
@@ -106,9 +58,9 @@ class Stage:
         for name in script.FOUNDERS:
             self._start_peer(name)
         self._start_lone(lone_config)
-        cues, play = list(script.CUES), self.play_so_far
+        cues, play = self._cues, self.play_so_far
         while self.elapsed_s < script.DEADLINE_S and not self._are_all_done():
-            self._look(cues)
+            self._look()
             if self._step and self._now.startswith("peers start"):
                 self._now = "the swarm trains; the lone replica trains beside it"
             if cues and self._is_due(cues[0]):
@@ -123,31 +75,26 @@ class Stage:
         """Asks all who are left to leave, as Ctrl+C does."""
         self._now = "the end: everyone leaves with a last checkpoint"
         self._coming = "the models are measured on the same validation text"
-        self._look([])
+        self._cues = []
+        self._look()
         play = self.play_so_far
         play.curtain_unix_s = time.time()
         actors = self._cast.actors.items()
         names = [name for name, actor in actors if actor.is_alive and name != script.LONE]
-        play.exit_codes = self._cast.dismiss(names, within_s=script.LEAVE_S)
+        play.exit_codes = self._see_out(names)
         for view in play.peers.values():
             view.look()
-
-    def say(self, sentence: str, *, style: str = "") -> None:
-        """Says something that stays on the screen."""
-        self._screen.say(sentence, elapsed_s=self.elapsed_s, style=style)
 
     # ---- actors
 
     def _start_peer(self, name: str) -> None:
-        folder = self._directory / name
-        options = ["--device", "cpu", "--threads", "1", "--plain"]
-        options += ["--max-steps", str(self.play_so_far.steps)]
-        options += ["--evaluate-every", str(script.EVALUATE_EVERY_ROUNDS)]
-        options += ["--evaluation-bytes", str(script.EVALUATION_BYTES)]
-        self._cast.start(
-            name, [*self._thinwire, "join", self._ticket, "--dir", str(folder), *options]
+        events = self._join(
+            name,
+            *("--max-steps", str(self.play_so_far.steps)),
+            *("--evaluate-every", str(script.EVALUATE_EVERY_ROUNDS)),
+            *("--evaluation-bytes", str(script.EVALUATION_BYTES)),
         )
-        self.play_so_far.peers[name] = PeerView(name, folder / "events.jsonl")
+        self.play_so_far.peers[name] = PeerView(name, events)
 
     def _start_lone(self, config: Path) -> None:
         steps = self.play_so_far.steps
@@ -174,9 +121,7 @@ class Stage:
             self._start_peer(script.NEWCOMER)
         else:
             name = script.VICTIM if cue is script.KILL_PEER else script.BOOTSTRAP
-            actor = self._cast.actors[name]
-            actor.fate = "killed"
-            actor.kill()
+            self._kill(name)
             step = self.play_so_far.peers[name].step if name == script.VICTIM else step
         self.play_so_far.played.append(Played(cue.name, step, time.time(), self.elapsed_s))
         self._now = f"{cue.done}; the swarm goes on"
@@ -200,28 +145,17 @@ class Stage:
         """Waits until nothing lands any more: the last steps of all are in the anchor then."""
         self._now = "the last round"
         self._coming = "everyone leaves, and the models are measured"
+        self._cues = []
         begin_s = quiet_since_s = time.monotonic()
         while time.monotonic() - begin_s < script.CURTAIN_S:
-            if self._look([]):
+            self._look()
+            if self._is_moving:
                 quiet_since_s = time.monotonic()
             if time.monotonic() - quiet_since_s > script.QUIET_S:
                 return
             time.sleep(script.LOOK_S)
 
-    def _wait(self, is_over: Callable[[], bool], *, within_s: float, what: str) -> None:
-        give_up_at_s = time.monotonic() + within_s
-        while not is_over():
-            if time.monotonic() > give_up_at_s:
-                raise TooSlow(f"{what} took more than {within_s:g} s on this machine")
-            self._look(list(script.CUES))
-            time.sleep(0.1)
-
-    def _look(self, cues: list[Cue]) -> bool:
-        """Takes in and shows what is new; returns whether a round moved.
-
-        Raises:
-            ActorDied: somebody died whom nobody had killed.
-        """
+    def _look(self) -> None:
         lone = self.play_so_far.lone
         if lone is not None:
             lone.look()
@@ -230,14 +164,14 @@ class Stage:
                 actor.fate = "done"
         is_moving = [view.look() for view in self.play_so_far.peers.values()]
         self._cast.check()
-        self._screen.show(self._view(cues))
-        return any(is_moving)
+        self._is_moving = any(is_moving)
+        self._screen.show(self._view())
 
-    def _view(self, cues: list[Cue]) -> View:
-        steps = self.play_so_far.steps
+    def _view(self) -> View:
+        cues, steps = self._cues, self.play_so_far.steps
         coming = self._coming or "the survivors reach the last step, and everyone leaves"
         if cues and not self._coming:
             coming = f"{cues[0].coming}, at step {round(cues[0].at_frac * steps)}"
-        actors = [actor for actor in self._cast.actors.values() if actor.name != _FOUNDER]
+        actors = [actor for actor in self._cast.actors.values() if actor.name != FOUNDER]
         rows = [row_of(actor, self.play_so_far) for actor in actors]
         return View(self.elapsed_s, self._now, coming, self._step, steps, tuple(rows))

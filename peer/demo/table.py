@@ -1,5 +1,7 @@
 """The demo's last word in the terminal."""
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -12,9 +14,14 @@ from peer.demo.screen import megabytes
 def show(report: Report, console: Console) -> None:
     """Prints the figures, and whether all promises were kept."""
     console.print(_table(report))
-    for problem in report.problems:
+    show_verdict(report.problems, console)
+
+
+def show_verdict(problems: Sequence[str], console: Console) -> None:
+    """Prints one line for each promise that was not kept."""
+    for problem in problems:
         console.print(Text.assemble(("Not as promised: ", "bold red"), problem), soft_wrap=True)
-    if not report.problems:
+    if not problems:
         console.print(Text("All as promised.", style="bold green"))
 
 

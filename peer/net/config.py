@@ -30,6 +30,8 @@ class WireConfig:
     max_streams_per_peer: int = 32
     num_fragments: int = 1
     max_peers: int = 128
+    domain: str = ""
+    """Where we train, in a run with domains: notes for another one are refused."""
     software: str = "thinwire"
     relay_bps: float = 2e6
     """What we pass on for one caller that cannot reach somebody else, in bit/s, and for all of them

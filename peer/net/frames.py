@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from protocol.errors import LimitExceeded, MalformedMessage
 from protocol.machine import BlobRef
+from protocol.manifest import MAX_DOMAIN_CHARS, MAX_FRAGMENTS
 from protocol.messages import EXCHANGE_ID_BYTES, MAX_ROUND
 from protocol.pb import thinwire_pb2 as pb
 
@@ -33,12 +34,13 @@ def request_of(ref: BlobRef, *, offset: int = 0, length: int = 0) -> bytes:
         part=ref.part,
         offset=offset,
         length=length,
+        domain=ref.domain,
     ).SerializeToString()
     return data
 
 
 def parse_request(
-    data: bytes, *, num_fragments: int, max_peers: int
+    data: bytes, *, num_fragments: int, max_peers: int, domain: str = ""
 ) -> tuple[BlobRef, int, int | None]:
     """Returns the blob that is asked for, and where the stripe starts and stops (None: its end).
 
@@ -51,12 +53,17 @@ def parse_request(
     _parse(raw, data, "a request")
     if raw.kind not in BLOB_KINDS:
         raise MalformedMessage(f"there is no kind of blob {raw.kind!r:.40}")
+    if len(raw.domain) > MAX_DOMAIN_CHARS:
+        raise LimitExceeded("a request for a domain that the run does not have")
+    if raw.domain != domain:  # how many fragments that one has, who serves it knows
+        num_fragments = MAX_FRAGMENTS
     if raw.fragment >= num_fragments or raw.part >= max_peers:
         raise LimitExceeded("a request for a fragment or part that the run does not have")
     if len(raw.exchange_id) not in (0, EXCHANGE_ID_BYTES):
         raise MalformedMessage(f"an exchange id of {len(raw.exchange_id)} bytes")
     stop = raw.offset + raw.length if raw.length else None
-    return BlobRef(raw.kind, raw.fragment, raw.exchange_id, raw.part), raw.offset, stop
+    ref = BlobRef(raw.kind, raw.fragment, raw.exchange_id, raw.part, raw.domain)
+    return ref, raw.offset, stop
 
 
 def parse_header(message: bytes) -> pb.FetchHeader:

@@ -157,6 +157,7 @@ class WireServer:
                 max_bytes=config.max_message_bytes,
                 num_fragments=config.num_fragments,
                 max_peers=config.max_peers,
+                domain=config.domain,
             )
             self._inbox.on_note(src, note)
         except RemoteError as error:

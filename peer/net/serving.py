@@ -81,7 +81,10 @@ class Serving:
     async def _serve(self, src: PeerId, request: bytes, write: Write) -> None:
         config, loop = self._config, asyncio.get_running_loop()
         ref, start, stop = frames.parse_request(
-            request, num_fragments=config.num_fragments, max_peers=config.max_peers
+            request,
+            num_fragments=config.num_fragments,
+            max_peers=config.max_peers,
+            domain=config.domain,
         )
         try:
             async with asyncio.timeout(config.progress_s):

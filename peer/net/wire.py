@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import grpc.aio
 from google.protobuf.message import DecodeError
@@ -154,7 +155,7 @@ class GrpcWire:
             RemoteError: they refuse us, or answered against the rules.
         """
         link = self._link(dst)
-        data = note_to_bytes(note)
+        data = note_to_bytes(note, domain=self._config.domain)
         try:
             reply = await self._send(link, data)
         except NotIntroduced:
@@ -283,7 +284,8 @@ class GrpcWire:
             channel = await bundle.channel(connection)
         progress_s, src = self._config.progress_s, bundle.link.peer_id
         loop = asyncio.get_running_loop()
-        request = frames.request_of(ref, offset=stripe.at, length=stripe.stop - stripe.at)
+        named = ref if ref.domain else replace(ref, domain=self._config.domain)
+        request = frames.request_of(named, offset=stripe.at, length=stripe.stop - stripe.at)
         call = channel.unary_stream(frames.FETCH)(request)
         has_begun = False
 

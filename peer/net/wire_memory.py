@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import TypeAlias
 
 from peer.net import frames
@@ -65,10 +66,11 @@ class MemoryWire:
         await asyncio.sleep(0)  # a note never arrives within the call that sends it
         try:
             parsed = parse_note(
-                note_to_bytes(note),
+                note_to_bytes(note, domain=self._config.domain),
                 max_bytes=their._config.max_message_bytes,
                 num_fragments=their._config.num_fragments,
                 max_peers=their._config.max_peers,
+                domain=their._config.domain,
             )
         except RemoteError as error:
             raise RemoteError(f"{dst} refuses our note: {error}") from None
@@ -94,9 +96,10 @@ class MemoryWire:
         """
         their = self._reach(src)
         ref, _, _ = frames.parse_request(
-            frames.request_of(ref),
+            frames.request_of(ref if ref.domain else replace(ref, domain=self._config.domain)),
             num_fragments=their._config.num_fragments,
             max_peers=their._config.max_peers,
+            domain=their._config.domain,
         )
         for start, stop in sink.missing():
             messages: asyncio.Queue[bytes | None] = asyncio.Queue(1)

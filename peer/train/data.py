@@ -1,27 +1,25 @@
 """Where the text comes from: recipes by name, and the split that all peers share.
 
-A recipe turns a name in the manifest into bytes on this machine. `stdlib` is the source of the
-Python standard library, which every peer already has; `text:GLOB` is UTF-8 files of the operator's;
-`hf:DATASET` is where Hugging Face datasets will go. A recipe may read slightly different bytes on
-two machines (another Python version, say): training data may differ, but validation text must not,
-so the manifest holds its digest and `check_validation` says when ours is another.
+A recipe (`peer.train.recipes`) turns a name in the manifest into bytes on this machine; files that
+are not UTF-8 are left out. It may read slightly different bytes on two machines (another Python
+version, say): training data may differ, but validation text must not, so the manifest holds its
+digest and `check_validation` says when ours is another.
 
 Split: a file belongs to validation when the hash of its relative path says so, hence wherever the
-file lies and whatever else is there. With fewer than 20 files that would be a lottery; then the
-tail of each file is validation.
+file lies and whatever else is there. With fewer than 20 files that would be a lottery; then, and
+where it gives validation less than a quarter of its part, the tail of each file is validation.
 """
 
-import glob
 import hashlib
 import platform
-import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from peer.train.recipes import MIX, files_of, parts_of
 from protocol.errors import ConfigError
 from protocol.manifest import DataSpec
 
@@ -33,10 +31,12 @@ MIN_VALIDATION_BYTES = 1024
 MAX_TEXT_BYTES = 4 << 30
 """The text is held in memory."""
 
+MIX_RATIO = 4
+"""A part of a mix has at most so many times the text of the smallest one."""
+
 _FEWEST_FILES_TO_SPLIT = 20
-_NOT_IN_STDLIB = {  # installed beside it, or neither code nor prose
-    "site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "__pycache__",
-}  # fmt: skip
+_FEWEST_FRAC = 0.25
+_PIECE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,24 +49,20 @@ class Corpus:
     """For people: `1234 files of the Python 3.12.1 standard library, 21.5 MB`."""
 
 
-Recipe = Callable[[str], tuple[list[tuple[str, Path]], str]]
-"""Argument after the colon -> files as (relative POSIX path, path), sorted, and a description."""
-
-
 def load_text(recipe: str, validation_frac: float) -> Corpus:
     """Return the text that a recipe names, split.
 
     Args:
-        recipe: `stdlib` or `text:GLOB`.
+        recipe: See `peer.train.recipes`; or a mix, `mix:stdlib + text:GLOB`, of which a large part
+            gives no more than `MIX_RATIO` times what the smallest gives.
         validation_frac: The part that becomes validation text, in (0, 0.5).
 
     Raises:
         ConfigError: no such recipe, nothing matches it, or it is too little or too much text.
     """
-    name, _, argument = recipe.partition(":")
-    if name not in RECIPES:
-        raise ConfigError(f"data.recipe {recipe!r} is unknown; there are {', '.join(RECIPES)}")
-    files, description = RECIPES[name](argument)
+    if recipe.startswith(MIX):
+        return _mixed([load_text(part, validation_frac) for part in _parts(recipe)])
+    files, description = files_of(recipe)
     total = sum(path.stat().st_size for _, path in files)
     if total > MAX_TEXT_BYTES:
         raise ConfigError(
@@ -89,6 +85,16 @@ def validation_digest(corpus: Corpus) -> str:
     return hashlib.sha256(corpus.validation.tobytes()).hexdigest()
 
 
+def with_validation(spec: DataSpec, corpus: Corpus) -> DataSpec:
+    """Return the data of a run with the validation text that all its peers must have."""
+    return spec.model_copy(
+        update={
+            "validation_digest": validation_digest(corpus),
+            "validation_bytes": len(corpus.validation),
+        }
+    )
+
+
 def check_validation(corpus: Corpus, spec: DataSpec) -> str | None:
     """Return one sentence when our validation text is not the run's, else None.
 
@@ -105,44 +111,36 @@ def check_validation(corpus: Corpus, spec: DataSpec) -> str | None:
     )
 
 
-def _stdlib(argument: str) -> tuple[list[tuple[str, Path]], str]:
-    if argument:
-        raise ConfigError(f"data.recipe stdlib takes no argument, not {argument!r}")
-    root = Path(sysconfig.get_paths()["stdlib"])
-    paths = (path.relative_to(root) for path in root.rglob("*.py"))
-    # _sysconfigdata and sitecustomize are written by whoever built or packaged this Python.
-    kept = sorted(
-        path.as_posix()
-        for path in paths
-        if not _NOT_IN_STDLIB & set(path.parts)
-        and not path.name.startswith(("_sysconfigdata", "sitecustomize"))
+def _parts(recipe: str) -> tuple[str, ...]:
+    parts = parts_of(recipe)
+    if not all(parts) or any(part.startswith(MIX) for part in parts):
+        raise ConfigError(f"data.recipe {recipe!r}: write mix:RECIPE + RECIPE, and no mix in a mix")
+    return parts
+
+
+def _mixed(parts: Sequence[Corpus]) -> Corpus:
+    description = "a mix of " + "; ".join(part.description for part in parts)
+    return Corpus(
+        _balanced([part.train for part in parts]),
+        _balanced([part.validation for part in parts]),
+        description,
     )
-    if not kept:
-        raise ConfigError(f"this Python has no library source in {root}; use a text:GLOB recipe")
-    what = f"{len(kept)} files of the Python {platform.python_version()} standard library"
-    return [(relative, root / relative) for relative in kept], what
 
 
-def _text(argument: str) -> tuple[list[tuple[str, Path]], str]:
-    pattern = Path(argument).expanduser()
-    fixed = 0
-    while fixed < len(pattern.parts) - 1 and not glob.has_magic(pattern.parts[fixed]):
-        fixed += 1
-    root = Path(*pattern.parts[:fixed])
-    matches = (Path(match) for match in glob.iglob(str(pattern), recursive=True))
-    files = sorted((m.relative_to(root).as_posix(), m) for m in matches if m.is_file())
-    if not files:
-        raise ConfigError(f"data.recipe text:{argument} matches no file on this machine")
-    return files, f"{len(files)} files of {argument}"
+def _balanced(texts: Sequence[Text]) -> Text:
+    """Return the texts joined, the large ones thinned out."""
+    most = MIX_RATIO * min(map(len, texts))
+    return _joined([_thinned(text, most).tobytes() for text in texts])
 
 
-def _hf(argument: str) -> tuple[list[tuple[str, Path]], str]:
-    # A later version downloads a pinned revision here and returns its text files.
-    raise ConfigError(f"data.recipe hf:{argument}: not in this version; use text:GLOB")
-
-
-RECIPES: dict[str, Recipe] = {"stdlib": _stdlib, "text": _text, "hf": _hf}
-"""Recipes by registered name. A manifest names one, it never carries code."""
+def _thinned(text: Text, most: int) -> Text:
+    """Return at most so many bytes of a text, as pieces evenly spread over it."""
+    if len(text) <= most:
+        return text
+    count = max(1, most // _PIECE_BYTES)
+    length = most // count
+    starts = np.arange(count, dtype=np.int64) * (len(text) - length) // max(1, count - 1)
+    return np.concatenate([text[start : start + length] for start in starts])
 
 
 def _readable(files: list[tuple[str, Path]]) -> Iterator[tuple[str, bytes]]:
@@ -156,16 +154,17 @@ def _readable(files: list[tuple[str, Path]]) -> Iterator[tuple[str, bytes]]:
 
 
 def _split(files: list[tuple[str, bytes]], validation_frac: float) -> tuple[Text, Text]:
-    train: list[bytes] = []
-    validation: list[bytes] = []
-    for relative, data in files:
-        if len(files) < _FEWEST_FILES_TO_SPLIT:
-            cut = len(data) - int(len(data) * validation_frac)
-            train.append(data[:cut])
-            validation.append(data[cut:])
-        else:
-            (validation if _is_validation(relative, validation_frac) else train).append(data)
-    return _joined(train), _joined(validation)
+    if len(files) >= _FEWEST_FILES_TO_SPLIT:
+        halves: tuple[list[bytes], list[bytes]] = [], []
+        for relative, data in files:
+            halves[_is_validation(relative, validation_frac)].append(data)
+        train, validation = map(_joined, halves)
+        fair = validation_frac * (len(train) + len(validation))
+        if len(validation) >= _FEWEST_FRAC * fair:
+            return train, validation
+    cuts = [len(data) - int(len(data) * validation_frac) for _, data in files]
+    pairs = [(data[:cut], data[cut:]) for (_, data), cut in zip(files, cuts, strict=True)]
+    return _joined([head for head, _ in pairs]), _joined([tail for _, tail in pairs])
 
 
 def _is_validation(relative: str, validation_frac: float) -> bool:

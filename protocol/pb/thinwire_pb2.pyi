@@ -31,20 +31,22 @@ class HelloReply(_message.Message):
     def __init__(self, welcome: _Optional[bool] = ..., reason: _Optional[str] = ..., manifest: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Note(_message.Message):
-    __slots__ = ("fragment", "ready", "roster", "committed", "propose", "answer")
+    __slots__ = ("fragment", "ready", "roster", "committed", "propose", "answer", "domain")
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     ROSTER_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
     PROPOSE_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
+    DOMAIN_FIELD_NUMBER: _ClassVar[int]
     fragment: int
     ready: Ready
     roster: Roster
     committed: Committed
     propose: Propose
     answer: Answer
-    def __init__(self, fragment: _Optional[int] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ...) -> None: ...
+    domain: str
+    def __init__(self, fragment: _Optional[int] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., propose: _Optional[_Union[Propose, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., domain: _Optional[str] = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ("round", "tokens", "anchor_digest", "up_bps", "codec", "is_leaving")
@@ -139,20 +141,22 @@ class NoteReply(_message.Message):
     def __init__(self, taken: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
-    __slots__ = ("kind", "fragment", "exchange_id", "part", "offset", "length")
+    __slots__ = ("kind", "fragment", "exchange_id", "part", "offset", "length", "domain")
     KIND_FIELD_NUMBER: _ClassVar[int]
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     EXCHANGE_ID_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
+    DOMAIN_FIELD_NUMBER: _ClassVar[int]
     kind: str
     fragment: int
     exchange_id: bytes
     part: int
     offset: int
     length: int
-    def __init__(self, kind: _Optional[str] = ..., fragment: _Optional[int] = ..., exchange_id: _Optional[bytes] = ..., part: _Optional[int] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
+    domain: str
+    def __init__(self, kind: _Optional[str] = ..., fragment: _Optional[int] = ..., exchange_id: _Optional[bytes] = ..., part: _Optional[int] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ..., domain: _Optional[str] = ...) -> None: ...
 
 class FetchHeader(_message.Message):
     __slots__ = ("size_bytes", "round", "refusal", "zstd")
@@ -205,7 +209,7 @@ class DialBackReply(_message.Message):
     def __init__(self, reached: _Optional[_Iterable[str]] = ..., failed: _Optional[_Iterable[str]] = ..., refusal: _Optional[str] = ...) -> None: ...
 
 class PeerCard(_message.Message):
-    __slots__ = ("wire_addresses", "multiaddrs", "role", "step", "round", "tokens", "software", "reach", "relays", "up_bps", "down_bps", "life", "began_unix_s")
+    __slots__ = ("wire_addresses", "multiaddrs", "role", "step", "round", "tokens", "software", "reach", "relays", "up_bps", "down_bps", "life", "began_unix_s", "domain", "memory_bytes", "flops_per_s", "kept", "stays")
     WIRE_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     MULTIADDRS_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -219,6 +223,11 @@ class PeerCard(_message.Message):
     DOWN_BPS_FIELD_NUMBER: _ClassVar[int]
     LIFE_FIELD_NUMBER: _ClassVar[int]
     BEGAN_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FLOPS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    STAYS_FIELD_NUMBER: _ClassVar[int]
     wire_addresses: _containers.RepeatedScalarFieldContainer[str]
     multiaddrs: _containers.RepeatedScalarFieldContainer[str]
     role: str
@@ -232,4 +241,21 @@ class PeerCard(_message.Message):
     down_bps: int
     life: bytes
     began_unix_s: float
-    def __init__(self, wire_addresses: _Optional[_Iterable[str]] = ..., multiaddrs: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ..., reach: _Optional[str] = ..., relays: _Optional[_Iterable[str]] = ..., up_bps: _Optional[int] = ..., down_bps: _Optional[int] = ..., life: _Optional[bytes] = ..., began_unix_s: _Optional[float] = ...) -> None: ...
+    domain: str
+    memory_bytes: int
+    flops_per_s: int
+    kept: _containers.RepeatedCompositeFieldContainer[KeptState]
+    stays: bool
+    def __init__(self, wire_addresses: _Optional[_Iterable[str]] = ..., multiaddrs: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ..., reach: _Optional[str] = ..., relays: _Optional[_Iterable[str]] = ..., up_bps: _Optional[int] = ..., down_bps: _Optional[int] = ..., life: _Optional[bytes] = ..., began_unix_s: _Optional[float] = ..., domain: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., flops_per_s: _Optional[int] = ..., kept: _Optional[_Iterable[_Union[KeptState, _Mapping]]] = ..., stays: _Optional[bool] = ...) -> None: ...
+
+class KeptState(_message.Message):
+    __slots__ = ("domain", "round", "step", "is_final")
+    DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    IS_FINAL_FIELD_NUMBER: _ClassVar[int]
+    domain: str
+    round: int
+    step: int
+    is_final: bool
+    def __init__(self, domain: _Optional[str] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., is_final: _Optional[bool] = ...) -> None: ...

@@ -122,13 +122,14 @@ def wait_for(what: str, condition: Callable[[], Any], *actors: Actor, every_s: f
 
 
 class Swarm:
-    """A bootstrap node and peers below one folder."""
+    """A bootstrap node and peers below one folder; `more` is for the end of run.toml."""
 
-    def __init__(self, folder: Path, preset: str, codec: str) -> None:
+    def __init__(self, folder: Path, preset: str, codec: str, more: str = "") -> None:
         self.folder = folder
         self.actors: dict[str, Actor] = {}
         settings = folder / "run.toml"
-        settings.write_text(RUN_TOML.format(preset=preset, codec=codec, progress_s=PROGRESS_S))
+        text = RUN_TOML.format(preset=preset, codec=codec, progress_s=PROGRESS_S)
+        settings.write_text(text + more)
         command = [sys.executable, "-m", "thinwire", "new", str(settings), "--dir"]
         subprocess.run([*command, str(folder / "run")], check=True, capture_output=True)
         self.bootstrap = self._add("bootstrap", "bootstrap", str(folder / "run"))

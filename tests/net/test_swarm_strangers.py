@@ -145,12 +145,19 @@ async def test_strangers_change_nothing(swarm: Swarm) -> None:
     for _ in range(3):
         with pytest.raises(Exception, match=r"at most|refuse"):
             await wire.send(PeerId(one.peer_id), roster)
-    await presence.announce(Card(wire_addresses=(f"127.0.0.1:{wire.listen_port}",)))
+
+    async def stay() -> None:
+        while True:  # a card lives for half a minute, and it may be shunned for some of that
+            await presence.announce(Card(wire_addresses=(f"127.0.0.1:{wire.listen_port}",)))
+            await asyncio.sleep(5.0)
+
+    staying = asyncio.create_task(stay())
 
     def refused() -> bool:
         return all(peer.events("transfer_refused") for peer in (one, two))
 
     await asyncio.to_thread(wait_for, "poison to be refused", refused, one, two)
+    staying.cancel()
     assert inbox.num_served >= 2
 
     # The swarm goes on, has said everything once, and is no larger for it.

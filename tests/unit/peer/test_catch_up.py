@@ -83,7 +83,7 @@ class Site:
             state_bytes=lambda fragment: STATES[0].size_bytes,
             state_lengths=lambda fragment: [NUM_ELEMENTS, NUM_ELEMENTS],
             is_common=True,
-            outer=[SimpleNamespace(round=0)],
+            round_of=lambda fragment: 0,
         )
         self.ours = mixing
         self.catching_up = CatchingUp(
@@ -466,7 +466,7 @@ def test_what_came_of_a_state_that_we_have_passed_is_let_go_of(
         site = Site(a=Donor(left=7))
         with pytest.raises(TransportError):
             await site.catch_up((A,))
-        site.ours.outer[0].round, site.ours.is_common = round, is_common
+        site.ours.round_of, site.ours.is_common = lambda fragment, round=round: round, is_common
         site.donors[A] = Donor()
         assert_whole(await site.catch_up((A,)))
         assert site.donors[A].names == [first]

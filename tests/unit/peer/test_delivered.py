@@ -46,3 +46,30 @@ def test_a_landing_while_the_checkpoint_was_written_came_after_it(tmp_path: Path
     written = json.dumps({"event": "checkpoint", "path": f"/somewhere/{CHECKPOINT}"})
     events.write_text(f"{events.read_text()}\n{written}\n")
     assert delivered_since(events, CHECKPOINT, [10]) == [0]
+
+
+def test_what_landed_in_another_domain_says_nothing_of_ours(tmp_path: Path) -> None:
+    """Lives in other domains come between; their checkpoints may have names like ours."""
+
+    def event(name: str, domain: str, **fields: object) -> str:
+        of_domain = {"domain": domain} if domain else {}
+        return json.dumps({**of_domain, "event": name, **fields})
+
+    def landed(domain: str, round: int) -> str:
+        return event("landed", domain, fragment=0, round=round, contributed=True)
+
+    events = tmp_path / "e"
+    lines = [
+        event("joined", "law"),
+        landed("law", 4),
+        event("checkpoint", "law", path=f"/somewhere/{CHECKPOINT}"),
+        event("joined", "math"),
+        landed("math", 5),
+        event("checkpoint", "math", path=f"/somewhere/{CHECKPOINT}"),
+        event("joined", "law"),
+    ]
+    events.write_text("\n".join([*lines, ""]))
+    assert delivered_since(events, CHECKPOINT, [4], domain="law") == []
+    assert delivered_since(events, CHECKPOINT, [3], domain="law") == [0]
+    assert delivered_since(events, CHECKPOINT, [4], domain="math") == [0]
+    assert delivered_since(events, CHECKPOINT, [3]) == []

@@ -36,6 +36,7 @@ class ScriptedPeer:
         self.config, self.status, self.ticket = config, status, config.ticket
         self.leaving = asyncio.Event()
         self.checkpoint_step: int | None = None
+        self.goes_on = False
         self.number = len(self.made)
         self.made.append(self)
 
@@ -46,9 +47,9 @@ class ScriptedPeer:
         await type(self).script(self)
 
 
-def config_of(resume: bool | None = None) -> PeerConfig:
+def config_of(resume: bool | None = None, domain: str | None = None) -> PeerConfig:
     ticket = Ticket(RunId("ab" * 32), IDS[0], (Address("10.0.0.1", 1, IDS[1]),))
-    return PeerConfig(ticket=ticket, directory=Path("mine"), resume=resume)
+    return PeerConfig(ticket=ticket, directory=Path("mine"), resume=resume, domain=domain)
 
 
 @pytest.fixture
@@ -192,6 +193,82 @@ def test_leaving_ends_the_life_of_now_and_the_wait_for_the_next_one(loop: Virtua
         loop.run_until_complete(peer.live())
         assert loop.time() - began_s == pytest.approx(at_s)
     assert len(ScriptedPeer.made) == 2
+
+
+def test_going_to_another_domain_is_no_death(loop: VirtualLoop) -> None:
+    async def live(peer: ScriptedPeer) -> None:
+        await asyncio.sleep(1.0)
+        peer.goes_on = peer.number < num_moves
+
+    num_moves = 5 * MAX_DEATHS
+    peer = lives_of(live)
+    loop.run_until_complete(peer.live())
+    assert len(ScriptedPeer.made) == num_moves + 1
+    assert loop.time() == pytest.approx(num_moves + 1), "nobody mourns"
+    assert all(made.status is peer.status for made in ScriptedPeer.made)
+
+
+def test_deaths_between_moves_are_counted_as_ever(loop: VirtualLoop) -> None:
+    async def live(peer: ScriptedPeer) -> None:
+        if peer.number % 2:
+            raise TrainerGone.of_process(-9)
+        peer.goes_on = True
+
+    with pytest.raises(TrainerGone, match="4th time within 10 minutes"):
+        loop.run_until_complete(lives_of(live).live())
+    assert len(ScriptedPeer.made) == 2 * (MAX_DEATHS + 1)
+
+
+def test_a_named_domain_that_is_done_is_a_mistake_of_the_first_life_only(
+    loop: VirtualLoop,
+) -> None:
+    """`--domain` is met first; then others may have finished it, or we did."""
+
+    async def live(peer: ScriptedPeer) -> None:
+        if peer.number in (1, 3):
+            raise TrainerGone.of_process(-9)
+        peer.goes_on = peer.number < 4
+
+    loop.run_until_complete(lives_of(live, domain="law").live())
+    first, *later = (made.config for made in ScriptedPeer.made)
+    assert (first.domain, first.insists_on_domain) == ("law", True)
+    assert len(later) == 4
+    assert not any(config.insists_on_domain for config in later)
+
+
+@pytest.mark.parametrize("resume", [None, False, True])
+def test_what_was_said_of_checkpoints_is_said_of_the_first_domain(
+    resume: bool | None, loop: VirtualLoop
+) -> None:
+    async def live(peer: ScriptedPeer) -> None:
+        if peer.number == 1:  # in another domain, and before its first checkpoint
+            raise TrainerGone.of_process(-9)
+        peer.goes_on = peer.number == 0
+
+    loop.run_until_complete(lives_of(live, resume=resume).live())
+    assert [made.config.resume for made in ScriptedPeer.made] == [resume, None, None]
+
+
+def test_a_later_domain_that_cannot_begin_is_a_death(loop: VirtualLoop) -> None:
+    async def live(peer: ScriptedPeer) -> None:
+        if peer.number:
+            raise ConfigError("nobody could give us the seed")
+        peer.goes_on = True
+
+    with pytest.raises(ConfigError, match="4th time within 10 minutes"):
+        loop.run_until_complete(lives_of(live).live())
+    assert len(ScriptedPeer.made) == 1 + MAX_DEATHS + 1
+
+
+def test_leaving_while_a_domain_ends_begins_no_other(loop: VirtualLoop) -> None:
+    async def live(peer: ScriptedPeer) -> None:
+        await peer.leaving.wait()
+        peer.goes_on = True
+
+    peer = lives_of(live)
+    loop.call_later(3.0, peer.leave)
+    loop.run_until_complete(peer.live())
+    assert len(ScriptedPeer.made) == 1
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from peer.net.directory_memory import MemoryBoard, MemoryDirectory
 from peer.net.record_rules import RecordRules
 from peer.presence import CARD_LIFETIME_S, GOODBYE_LIFETIME_S, Presence, address_of, wire_addresses
-from protocol.card import TOPIC, Card
+from protocol.card import TOPIC, Card, Kept
 from protocol.errors import MalformedMessage
 from protocol.identity import Identity, PeerId
 from protocol.manifest import RunId
@@ -43,7 +44,7 @@ class Board:
         return presence
 
 
-def card_of(number: int, role: str = "peer", **fields: int) -> Card:
+def card_of(number: int, role: str = "peer", **fields: Any) -> Card:
     return Card(wire_addresses=(f"10.0.0.{number}:4000",), role=role, **fields)
 
 
@@ -101,6 +102,111 @@ async def test_who_is_out_of_sight_can_still_be_reached_unless_it_said_goodbye()
     assert ours.members() == ()
     assert list(ours.addresses(IDS[1])) == ["10.0.0.2:4000"]
     assert ours.reachable == {IDS[1]}
+
+
+async def test_in_a_domain_members_and_holders_are_those_who_train_there() -> None:
+    board = Board()
+    ours = board.join(1)
+    ours.domain = "law"
+    others = {
+        2: card_of(2, domain="law"),
+        3: card_of(3, "holder", domain="law"),
+        4: card_of(4, "coming", domain="law"),  # it is loading, and cannot answer yet
+        5: card_of(5, domain="math"),
+        6: card_of(6, "holder", domain="math"),
+        7: card_of(7),
+        8: card_of(8, "bootstrap"),
+        9: card_of(9, "left", domain="law"),
+    }
+    for number, card in others.items():
+        await board.join(number).announce(card)
+    await ours.refresh()
+    assert ours.members() == (IDS[1],)
+    assert ours.holders() == (IDS[2],)
+    assert not {IDS[1], IDS[2], IDS[3]} & set(ours.left())
+    assert {IDS[4], IDS[5], IDS[6], IDS[8]} <= set(ours.left())
+    assert all(ours.knows(IDS[number - 1]) for number in others)
+
+
+async def test_who_goes_to_another_domain_has_left_ours() -> None:
+    board = Board()
+    ours, theirs = board.join(1), board.join(2)
+    ours.domain = "law"
+    await theirs.announce(card_of(2, domain="law"))
+    await ours.refresh()
+    assert (ours.members(), ours.left()) == ((IDS[1],), ())
+    await theirs.announce(card_of(2, "coming"))
+    await ours.refresh()
+    assert (ours.members(), ours.left()) == ((), (IDS[1],))
+    await theirs.announce(card_of(2, domain="math"))
+    await ours.refresh()
+    assert (ours.members(), ours.left()) == ((), (IDS[1],))
+    await theirs.announce(card_of(2, domain="law"))
+    await ours.refresh()
+    assert (ours.members(), ours.left()) == ((IDS[1],), ())
+
+
+@pytest.mark.parametrize("sees_others", [False, True])
+async def test_who_vanished_is_gone_only_while_we_have_not_lost_sight_of_the_swarm(
+    sees_others: bool,
+) -> None:
+    board = Board()
+    ours, theirs, elsewhere, node = (board.join(number) for number in (1, 2, 3, 4))
+    ours.domain = "law"
+    await theirs.announce(card_of(2, domain="law"))
+    await ours.refresh()
+    board.now_unix_s += 2 * CARD_LIFETIME_S
+    await node.announce(card_of(4, "bootstrap"))  # a node tells nothing of who trains
+    if sees_others:
+        await elsewhere.announce(card_of(3, domain="math"))
+    await ours.refresh()
+    assert ours.members() == ()
+    assert (IDS[1] in ours.left()) == sees_others
+
+
+async def test_without_a_domain_nobody_left_who_did_not_say_so() -> None:
+    board = Board()
+    ours, theirs, third = board.join(1), board.join(2), board.join(3)
+    await theirs.announce(card_of(2))
+    await ours.refresh()
+    board.now_unix_s += 2 * CARD_LIFETIME_S
+    await third.announce(card_of(3, domain="math"))
+    await ours.refresh()
+    assert (ours.members(), ours.left()) == ((IDS[2],), ())
+
+
+async def test_a_state_of_our_domain_can_be_had_of_those_who_keep_one_too() -> None:
+    board = Board()
+    ours = board.join(1)
+    ours.domain = "law"
+    law, math = Kept("law", 7, 140, is_final=False), Kept("math", 9, 180, is_final=True)
+    others = {
+        2: card_of(2, domain="law", round=5, step=100),
+        3: card_of(3, "holder", domain="law", round=6, step=120),
+        4: card_of(4, domain="math", round=99, step=999, kept=(math, law)),
+        5: card_of(5, "left", domain="math", kept=(law,)),
+        6: card_of(6, domain="math", round=9, step=180, kept=(math,)),
+        7: card_of(7, domain="law"),  # at the beginning
+        8: card_of(8, kept=(Kept("law", 0, 0, is_final=False),)),
+        9: card_of(9, domain="law", round=8, step=160, kept=(law,)),
+    }
+    for number, card in others.items():
+        await board.join(number).announce(card)
+    await ours.refresh()
+    rounds, steps = ours.progress()
+    assert rounds == {IDS[1]: 5, IDS[2]: 6, IDS[3]: 7, IDS[8]: 8}
+    assert {peer: steps[peer] for peer in rounds} == dict(
+        zip(rounds, (100, 120, 140, 160), strict=True)
+    )
+
+
+async def test_without_a_domain_states_are_those_of_members_and_holders() -> None:
+    board = Board()
+    ours, theirs, third = board.join(1), board.join(2), board.join(3)
+    await theirs.announce(card_of(2, round=5, step=100))
+    await third.announce(card_of(3, "bootstrap", kept=(Kept("", 9, 9, is_final=True),)))
+    await ours.refresh()
+    assert ours.progress() == ({IDS[1]: 5}, {IDS[1]: 100})
 
 
 async def test_members_come_sorted_for_whoever_asks() -> None:

@@ -28,6 +28,19 @@ def test_each_event_is_on_disk_at_once_with_clocks_and_names(tmp_path: Path) -> 
     assert first["t_unix_s"] > 1.7e9
 
 
+def test_in_a_run_with_domains_each_event_says_in_which_it_was(tmp_path: Path) -> None:
+    events = open_events(tmp_path / "events.jsonl")
+    events.write("starting")
+    events.domain = "law"
+    events.write("landed", round=3)
+    events.write("domain_copied", of="math")
+    events.close()
+    before, landed, copied = read_events(tmp_path / "events.jsonl")
+    assert "domain" not in before
+    assert (landed["domain"], landed["round"]) == ("law", 3)
+    assert (copied["domain"], copied["of"]) == ("law", "math")
+
+
 def test_a_peer_that_comes_back_writes_behind_its_former_life(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     for life in range(2):

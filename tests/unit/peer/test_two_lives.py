@@ -138,7 +138,7 @@ def test_one_that_slept_meanwhile_ends_before_it_is_seen_again() -> None:
     world = World()
     earlier = world.live(9)
     world.loop.run_until(20)
-    card = earlier.life._card()
+    card = earlier.life.card()
     world.loop.run_until_complete(earlier.crash())  # frozen: its card expires
     world.loop.run_until(200)
     later = world.live(1)
@@ -182,7 +182,7 @@ def test_a_card_says_whose_life_it_is() -> None:
     world = World()
     running = world.live(3)
     world.loop.run_until(1)
-    card = running.life._card()
+    card = running.life.card()
     assert (card.life, card.began_unix_s) == (running.birth.life, running.birth.began_unix_s)
     assert len(bytes.fromhex(card.life)) == LIFE_BYTES
     world.loop.close()

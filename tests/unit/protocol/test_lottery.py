@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.identity import PeerId
-from protocol.lottery import donor_order, leader_order, partner_order
+from protocol.lottery import donor_order, duty_order, leader_order, partner_order
 
 PEERS = [PeerId(f"peer{number}") for number in range(8)]
 peer_lists = st.lists(st.text("abcdef", min_size=1).map(PeerId), unique=True, max_size=12)
@@ -93,3 +93,21 @@ def test_who_is_a_little_behind_is_as_good_a_donor_where_rounds_mean_little() ->
     ]
     assert len({order[0] for order in orders}) > 5
     assert {order[-1] for order in orders} == {PeerId("new")}
+
+
+@given(peers=peer_lists, data=st.data())
+def test_a_duty_falls_to_peers_in_an_order_that_no_other_peer_changes(
+    peers: list[PeerId], data: st.DataObject
+) -> None:
+    order = duty_order(data.draw(st.permutations(peers)), run_id="run", duty="keep law")
+    assert sorted(order) == sorted(peers)
+    some = [peer for peer in peers if data.draw(st.booleans())]
+    assert duty_order(some, run_id="run", duty="keep law") == tuple(
+        peer for peer in order if peer in some
+    )
+
+
+def test_each_run_and_duty_is_drawn_anew() -> None:
+    order = duty_order(PEERS, run_id="run", duty="keep law")
+    assert order != duty_order(PEERS, run_id="run", duty="keep math")
+    assert order != duty_order(PEERS, run_id="other", duty="keep law")

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import LimitExceeded, MalformedMessage, RemoteError
+from protocol.errors import LimitExceeded, MalformedMessage, RemoteError, RunMismatch
 from protocol.identity import Identity, PeerId, peer_id_of
 from protocol.messages import (
     DIGEST_BYTES,
@@ -74,6 +74,33 @@ def roster_of(*peers: PeerId, shares: tuple[int, ...] | None = None, codec: int 
 @given(note=notes)
 def test_round_trip(note: Note) -> None:
     assert parse(note_to_bytes(note)) == note
+
+
+@given(note=notes, ours=st.sampled_from(["", "law", "math"]), theirs=st.sampled_from(["", "law"]))
+def test_a_note_is_for_one_domain_and_any_other_refuses_it(
+    note: Note, ours: str, theirs: str
+) -> None:
+    data = note_to_bytes(note, domain=theirs)
+    limits = {"max_bytes": MAX_BYTES, "num_fragments": NUM_FRAGMENTS, "max_peers": MAX_PEERS}
+    if ours == theirs:
+        assert parse_note(data, **limits, domain=ours) == note
+    else:
+        with pytest.raises(RunMismatch, match=r"^this peer does not train in that domain$"):
+            parse_note(data, **limits, domain=ours)
+
+
+@given(note=notes)
+def test_a_note_of_a_run_without_domains_says_nothing_of_them(note: Note) -> None:
+    named = pb.Note.FromString(note_to_bytes(note, domain="law"))
+    named.ClearField("domain")
+    assert named.SerializeToString() == note_to_bytes(note)
+
+
+def test_another_domain_is_refused_before_its_fragments_are_counted() -> None:
+    """Domains are cut into different numbers of fragments: that is nobody's fault."""
+    data = note_to_bytes(Ready(NUM_FRAGMENTS, 1, 1, DIGEST), domain="math")
+    with pytest.raises(RunMismatch):
+        parse(data)
 
 
 @pytest.mark.parametrize(

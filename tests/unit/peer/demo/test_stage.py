@@ -10,9 +10,10 @@ from rich.console import Console
 from peer.demo import script
 from peer.demo.cast import ActorDied, Cast
 from peer.demo.play import Play
+from peer.demo.production import TooSlow
 from peer.demo.report import Scores, report_of
 from peer.demo.screen import Screen
-from peer.demo.stage import Stage, TooSlow
+from peer.demo.stage import Stage
 from peer.demo.verdict import problems_of
 
 FAKE = (sys.executable, "-S", str(Path(__file__).with_name("fake_thinwire.py")))

@@ -5,6 +5,7 @@ import contextlib
 import struct
 import tracemalloc
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -25,6 +26,7 @@ from protocol.errors import (
     TransportError,
 )
 from protocol.machine import BlobRef
+from protocol.manifest import MAX_DOMAIN_CHARS, MAX_FRAGMENTS
 from protocol.pb import thinwire_pb2 as pb
 from tests.blobs import BytesSource, KeptSink
 
@@ -489,6 +491,36 @@ def test_a_request_names_its_blob_and_its_range(length: int, stop: int | None) -
     ref = BlobRef("average", 3, b"e" * 16, 7)
     data = frames.request_of(ref, offset=99, length=length)
     assert frames.parse_request(data, num_fragments=4, max_peers=8) == (ref, 99, stop)
+
+
+@pytest.mark.parametrize("domain", ["", "law", "math"])
+def test_a_request_names_its_domain(domain: str) -> None:
+    ref = BlobRef("state", 3, b"e" * 16, domain=domain)
+    limits = {"num_fragments": 4, "max_peers": 8}
+    for ours in ("", "law"):
+        parsed, _, _ = frames.parse_request(frames.request_of(ref), **limits, domain=ours)
+        assert parsed == ref
+    plain = pb.FetchRequest.FromString(frames.request_of(ref))
+    plain.ClearField("domain")
+    assert plain.SerializeToString() == frames.request_of(replace(ref, domain=""))
+
+
+@pytest.mark.parametrize(
+    ("domain", "fragment", "is_taken"),
+    [
+        ("law", 3, True),
+        ("law", 4, False),
+        ("math", 4, True),  # it may have more of them: who keeps it knows
+        ("math", MAX_FRAGMENTS - 1, True),
+        ("math", MAX_FRAGMENTS, False),
+        ("d" * MAX_DOMAIN_CHARS, 0, True),
+        ("d" * (MAX_DOMAIN_CHARS + 1), 0, False),
+    ],
+)
+def test_fragments_are_counted_by_domain(domain: str, fragment: int, is_taken: bool) -> None:
+    data = frames.request_of(BlobRef("state", fragment, domain=domain))
+    with contextlib.nullcontext() if is_taken else pytest.raises(LimitExceeded):
+        frames.parse_request(data, num_fragments=4, max_peers=8, domain="law")
 
 
 @pytest.mark.parametrize(

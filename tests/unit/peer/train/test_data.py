@@ -59,9 +59,12 @@ def test_a_single_file_is_split_at_its_tail(tmp_path: Path) -> None:
         ("text:/nonexistent/*.txt", "matches no file"),
         ("hf:wikitext", "not in this version"),
         ("pile", "unknown"),
-        ("stdlib:3.9", "no argument"),
+        ("stdlib:", "nothing after the colon"),
+        ("stdlib:3.9", "matches no file of the standard library"),
+        ("mix:", "write mix:RECIPE"),
+        ("mix:stdlib + mix:stdlib", "no mix in a mix"),
     ],
-    ids=["no match", "later", "unknown", "argument"],
+    ids=["no match", "later", "unknown", "no argument", "no such", "no parts", "mix in a mix"],
 )
 def test_a_recipe_that_gives_nothing_says_why(recipe: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
@@ -87,3 +90,51 @@ def test_validation_is_checked_against_the_manifest(corpus: Corpus) -> None:
     assert problem is not None
     for part in (str(len(corpus.validation)), digest[:12], "99", "abababababab", "Python 3."):
         assert part in problem
+
+
+def test_where_chance_gives_validation_too_little_it_gets_the_tails(tmp_path: Path) -> None:
+    for i in range(30):
+        (tmp_path / f"{i}.txt").write_text(f"<{i:02}>" * 5000)
+    corpus = load_text(f"text:{tmp_path}/*.txt", 0.005)
+    assert len(corpus.validation) == 30 * 100 + 29
+    for i in range(30):
+        assert b"<%02d>" % i in corpus.train.tobytes()
+        assert b"<%02d>" % i in corpus.validation.tobytes()
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> tuple[str, str]:
+    """A domain of 40 kB, and one of 4 MB whose bytes tell where they are."""
+    (tmp_path / "small.txt").write_text("s" * 40_000)
+    (tmp_path / "large.txt").write_text("".join(f"{i:07}\n" for i in range(500_000)))
+    return f"text:{tmp_path}/small.txt", f"text:{tmp_path}/large.txt"
+
+
+def test_in_a_mix_the_large_does_not_drown_the_small(parts: tuple[str, str]) -> None:
+    small, large = (load_text(part, 0.1) for part in parts)
+    mix = load_text(f"mix:{parts[0]} + {parts[1]}", 0.1)
+    for mixed, from_small, from_large in (
+        (mix.train, small.train, large.train),
+        (mix.validation, small.validation, large.validation),
+    ):
+        text = mixed.tobytes()
+        assert text.count(b"s") == len(from_small)
+        assert 3.9 < (len(text) - len(from_small)) / len(from_small) <= 4.01
+        taken = [line for line in text.split(b"\n") if len(line) == 7]
+        whole = [line for line in from_large.tobytes().split(b"\n") if len(line) == 7]
+        assert set(taken) <= set(whole)
+        span = (int(taken[-1]) - int(taken[0])) / (int(whole[-1]) - int(whole[0]))
+        assert span > 0.99  # pieces from all over it
+
+
+def test_a_mix_of_equals_has_all_of_each_and_trains_on_nobody_s_validation(
+    folder: Path,
+) -> None:
+    one, other = f"text:{folder}/0/*.txt", f"text:{folder}/1/*.txt"
+    mix = load_text(f"mix:{one} + {other}", 0.1)
+    train = mix.train.tobytes()
+    for recipe in (one, other):
+        corpus = load_text(recipe, 0.1)
+        assert corpus.train.tobytes() in train
+        assert corpus.validation.tobytes() in mix.validation.tobytes()
+        assert corpus.validation.tobytes()[:200] not in train

@@ -1,0 +1,167 @@
+"""Recipes: a name in the manifest becomes files on this machine. A manifest never carries code.
+
+`stdlib` is the source of the Python standard library, which every peer already has, and
+`stdlib:GLOB` the files of it that match. `package:NAME/GLOB` is files of an installed package:
+found by its metadata, never imported, and never outside its folder. It must have come from an
+index, so that these two kinds are public text. `text:GLOB` is files of the operator's own.
+`hf:DATASET` is where Hugging Face datasets will go. Several globs are joined with `|`.
+"""
+
+import glob
+import importlib.metadata
+import platform
+import re
+import sysconfig
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+
+from protocol.errors import ConfigError
+
+Files = list[tuple[str, Path]]
+"""Relative POSIX path and path, sorted."""
+
+OR = "|"
+MIX = "mix:"
+AND = " + "
+"""Joins the recipes of a mix, see `peer.train.data`."""
+
+_NOT_IN_STDLIB = {  # installed beside it, or neither code nor prose
+    "site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "__pycache__",
+}  # fmt: skip
+# _sysconfigdata and sitecustomize are written by whoever built or packaged this Python.
+_NOT_EVERYWHERE = ("_sysconfigdata", "sitecustomize")
+_PACKAGE_FOLDERS = {"site-packages", "dist-packages"}
+_PACKAGE = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)/(?P<pattern>.+)")
+
+
+def files_of(recipe: str) -> tuple[Files, str]:
+    """Return the files that a recipe names, and a description for people.
+
+    Raises:
+        ConfigError: there is no such recipe, or nothing matches it.
+    """
+    name, colon, argument = recipe.partition(":")
+    if name not in RECIPES:
+        raise ConfigError(f"data.recipe {recipe!r} is unknown; there are {', '.join(RECIPES)}")
+    if colon and not argument:
+        raise ConfigError(f"data.recipe {recipe!r} has nothing after the colon")
+    return RECIPES[name](argument)
+
+
+def parts_of(recipe: str) -> tuple[str, ...]:
+    """Return the recipes that a mix is made of; of any other, the recipe itself."""
+    return tuple(recipe.removeprefix(MIX).split(AND)) if recipe.startswith(MIX) else (recipe,)
+
+
+def operator_globs(recipe: str) -> tuple[str, ...]:
+    """Return the globs by which a recipe reads files of the operator's own; none if it does not."""
+    return tuple(
+        part.removeprefix("text:") for part in parts_of(recipe) if part.startswith("text:")
+    )
+
+
+def _stdlib(argument: str) -> tuple[Files, str]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    recipe = f"stdlib:{argument}" if argument else "stdlib"
+    files = [
+        (relative, path)
+        for relative, path in _inside(root, argument or "**/*.py", recipe)
+        if not _NOT_IN_STDLIB & set(PurePosixPath(relative).parts)
+        and not path.name.startswith(_NOT_EVERYWHERE)
+    ]
+    if not files:
+        raise ConfigError(f"data.recipe {recipe} matches no file of the standard library in {root}")
+    which = f"{argument} of " if argument else ""
+    version = platform.python_version()
+    return files, f"{len(files)} files of {which}the Python {version} standard library"
+
+
+def _package(argument: str) -> tuple[Files, str]:
+    recipe = f"package:{argument}"
+    match = _PACKAGE.fullmatch(argument)
+    if match is None:
+        raise ConfigError(f"data.recipe {recipe}: write package:NAME/GLOB")
+    name, pattern = match["name"], match["pattern"]
+    root, version = _installed(name, recipe)
+    files = [
+        (relative, path)
+        for relative, path in _inside(root, pattern, recipe)
+        if "__pycache__" not in PurePosixPath(relative).parts
+    ]
+    if not files:
+        raise ConfigError(f"data.recipe {recipe} matches no file of {name} {version} in {root}")
+    _require_no_way_out(root, files, recipe)
+    return files, f"{len(files)} files of {pattern} of the package {name} {version}"
+
+
+def _installed(name: str, recipe: str) -> tuple[Path, str]:
+    """Return the folder and the version of an installed package."""
+    found = importlib.metadata.packages_distributions().get(name, ())
+    for distribution in map(importlib.metadata.distribution, dict.fromkeys(found)):
+        root = Path(str(distribution.locate_file(name)))
+        if root.is_dir() and root.parent.name in _PACKAGE_FOLDERS:
+            if distribution.read_text("direct_url.json") is not None:
+                raise ConfigError(
+                    f"data.recipe {recipe}: {name} was not installed from a package index, so it "
+                    "may be private; use a text:GLOB recipe"
+                )
+            return root, distribution.version
+    raise ConfigError(
+        f"data.recipe {recipe}: there is no installed package {name} here; pip install it"
+    )
+
+
+def _inside(root: Path, patterns: str, recipe: str) -> Files:
+    """Return the files in a folder that match."""
+    matches: set[str] = set()
+    for pattern in patterns.split(OR):
+        parts = PurePosixPath(pattern).parts
+        if not parts or pattern.startswith("/") or ".." in parts or "\\" in pattern:
+            raise ConfigError(
+                f"data.recipe {recipe}: {pattern!r} leads out of {root.name}; a pattern is "
+                "relative, without '..'"
+            )
+        matches.update(glob.iglob(pattern, root_dir=root, recursive=True))
+    relatives = sorted(Path(match).as_posix() for match in matches if (root / match).is_file())
+    return [(relative, root / relative) for relative in relatives]
+
+
+def _require_no_way_out(root: Path, files: Iterable[tuple[str, Path]], recipe: str) -> None:
+    home = root.resolve()
+    for relative, path in files:
+        if not path.resolve().is_relative_to(home):
+            raise ConfigError(f"data.recipe {recipe}: {relative} is a link that leads elsewhere")
+
+
+def _text(argument: str) -> tuple[Files, str]:
+    found: dict[Path, str] = {}
+    for pattern in map(Path.expanduser, map(Path, argument.split(OR))):
+        root = _fixed_part(pattern)
+        for match in map(Path, glob.iglob(str(pattern), recursive=True)):
+            if match.is_file():
+                found.setdefault(match, match.relative_to(root).as_posix())
+    if not found:
+        raise ConfigError(f"data.recipe text:{argument} matches no file on this machine")
+    files = sorted((relative, path) for path, relative in found.items())
+    return files, f"{len(files)} files of {argument}"
+
+
+def _fixed_part(pattern: Path) -> Path:
+    fixed = 0
+    while fixed < len(pattern.parts) - 1 and not glob.has_magic(pattern.parts[fixed]):
+        fixed += 1
+    return Path(*pattern.parts[:fixed])
+
+
+def _hf(argument: str) -> tuple[Files, str]:
+    # A later version downloads a pinned revision here and returns its text files.
+    raise ConfigError(f"data.recipe hf:{argument}: not in this version; use text:GLOB")
+
+
+RECIPES: dict[str, Callable[[str], tuple[Files, str]]] = {
+    "stdlib": _stdlib,
+    "package": _package,
+    "text": _text,
+    "hf": _hf,
+}
+"""Recipes by registered name."""
