@@ -104,6 +104,7 @@ class Peer:
             await self._life.finish()
             if self._stay is not None and self._stay.has_finished:
                 await self._stay.keep_final(self._mixing.outer)
+                await self._life.say_goodbye()  # which says what we keep now
         except (AnotherLife, TrainerGone):
             raise  # without a goodbye: another life of ours is there, or will be soon
         except Exception:
@@ -227,6 +228,7 @@ class Peer:
             mixing,
             events=self._events,
             status=status,
+            steps_alone=self._stay is not None,  # its domain's expert is to be there in any case
         )
         self._stack.push_async_callback(self._driver.close)
         await self._start_wire(identity, run, self._driver)
@@ -268,6 +270,7 @@ class Peer:
         self._stack.push_async_callback(self._forget_all)
         if self._stay is not None:
             self._stay.follow(self._wire, self._card)
+            await self._stay.guide.announce(self._card())  # what we keep can be fetched from now on
 
     def _card(self) -> Card:
         """Returns our card when there is no life yet, or none that trains."""

@@ -74,6 +74,8 @@ class Driver:
         manifest: The run.
         mixing: Our outer side.
         events, status: Where to report.
+        steps_alone: Whether a peer that knows of nobody else lands by itself, also in mixings that
+            wait for company otherwise.
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class Driver:
         *,
         events: EventLog,
         status: PeerStatus,
+        steps_alone: bool = False,
     ) -> None:
         self.mixing = mixing
+        self._steps_alone = steps_alone
         self._our_id = our_id
         self._manifest = manifest
         self._events = events
@@ -141,6 +145,7 @@ class Driver:
                 exchange_s=self._manifest.round.exchange_s,
                 num_codecs=self.mixing.num_codecs,
                 group_size=self._manifest.method.group_size,
+                steps_alone=self._steps_alone,
             )
             mixing = self._manifest.method.mixing
             machine = new_exchange(mixing, config, round=outer.round, anchor_digest=outer.digest)

@@ -104,7 +104,7 @@ async def fetch_state(
 
     Returns:
         One of the donors, and the median of the steps of the run that they say they are at; or
-        None and 0 when nobody has come farther than the initial anchor, or nobody could give it
+        None and 0 when nobody has come farther than what is here, or nobody could give it
         within `wait_s`: then the exchange will tell us that we are behind, and we catch up.
     """
     loop = asyncio.get_running_loop()
@@ -120,6 +120,8 @@ async def fetch_state(
 
     while True:
         rounds, steps = presence.progress()
+        here = min(mixing.round_of(fragment) for fragment in range(len(mixing.outer)))
+        rounds = {peer: round for peer, round in rounds.items() if round > here}
         donors = donor_order(presence.our_id, rounds, run_id=manifest.run_id, slack_frac=slack_frac)
         if donors:
             todo = await fetch_fragments(

@@ -66,8 +66,14 @@ class Presence:
         return card.relays if card else ()
 
     def knows(self, peer_id: PeerId) -> bool:
-        """Whether we have a peer's card, or had it a while ago."""
-        return self._card(peer_id) is not None
+        """Whether we have the card of a peer that trains with us, or had it a while ago.
+
+        Of one that comes, or comes from another domain, the card says nothing that helps.
+        """
+        card = self._card(peer_id)
+        if card is None or card.role == "coming":
+            return False
+        return not self.domain or card.domain == self.domain
 
     def _card(self, peer_id: PeerId) -> Card | None:
         return self.cards.get(peer_id) or self._former.get(peer_id, (None, 0.0))[0]
@@ -108,7 +114,9 @@ class Presence:
         for peer in (*self.members(), *self.holders()):
             rounds[peer], steps[peer] = self.cards[peer].round, self.cards[peer].step
         for peer, card in self.cards.items():
-            for kept in card.kept if self.domain and card.role != "left" else ():
+            can_be_called = bool(card.wire_addresses or card.relays)
+            can_give = self.domain and card.role != "left" and can_be_called
+            for kept in card.kept if can_give else ():
                 if kept.domain == self.domain and peer not in rounds:
                     rounds[peer], steps[peer] = kept.round, kept.step
         return {peer: round for peer, round in rounds.items() if round > 0}, steps

@@ -223,6 +223,10 @@ class CircleExchange(Exchange):
         """Invites as many as have room, suitors first; others after a while."""
         if self._is_leaving or self._is_old:
             return
+        if self._is_on_its_own:
+            self._circle = self._invite_at_s = None
+            self._step_alone(self._tokens)
+            return
         circle = self._circle = self._circle or Circle(self._new_exchange_id())
         circle.expire(now_s=now_s)
         self._invite_suitors(circle, now_s)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from protocol.identity import PeerId
 from protocol.lineage import EMPTY
 from protocol.lottery import partner_order
-from protocol.machine import BlobRef, CatchUp, Effect, Tell
+from protocol.machine import BlobRef, CatchUp, Effect, Land, Offer, Reduce, Tell
 from protocol.messages import EXCHANGE_ID_BYTES, Note
 from protocol.shunning import Shunning
+from protocol.terms import Terms
 
 MAX_RENEWALS = 3
 """After so many attempts in vain what we have is used, however old."""
@@ -62,6 +63,9 @@ class ExchangeConfig:
     """How many the run has: its own, and the cheaper ones."""
     group_size: int = 4
     """Of mixing groups: at most so many average together."""
+    steps_alone: bool = False
+    """Of pairs and groups: whether a peer that knows of nobody else lands by itself; else it waits
+    for somebody, and its delta grows."""
     resend_s: float = 1.0
     """How often a note that may have been lost is repeated."""
     retry_s: float = 0.25
@@ -77,7 +81,7 @@ class Exchange(abc.ABC):
         *("config", "round", "anchor_digest", "lineage", "phase", "up_bps", "wanted_codec"),
         "replayable_from",
         *("_others", "_audience", "_unreachable", "_gone", "_effects", "_num_exchange_ids"),
-        *("_has_refused", "_is_leaving", "_shunned", "_is_old", "_renewals_left"),
+        *("_has_refused", "_is_informed", "_is_leaving", "_shunned", "_is_old", "_renewals_left"),
     )
 
     def __init__(self, config: ExchangeConfig, *, round: int, anchor_digest: bytes) -> None:
@@ -106,6 +110,8 @@ class Exchange(abc.ABC):
         self._num_exchange_ids = 0
         self._has_refused = False
         self._is_leaving = False
+        self._is_informed = False
+        """We were told who else lives."""
         self._is_old = False
         """What we have is to be replaced once others are known; till then we mix with none."""
         self._renewals_left = 0
@@ -141,6 +147,7 @@ class Exchange(abc.ABC):
             left: Who said goodbye lately.
             now_s: The time.
         """
+        self._is_informed = True
         self._others = tuple(sorted(peer for peer in others if peer != self.config.our_id))
         self._audience = self._others
         if holders:
@@ -190,6 +197,22 @@ class Exchange(abc.ABC):
         )
         self._tell("catching_up", partners=list(donors[:MAX_DONORS]))
         self._do(CatchUp(donors[:MAX_DONORS], config.fragment))
+
+    @property
+    def _is_on_its_own(self) -> bool:
+        """Whether there is nobody to wait for."""
+        return self.config.steps_alone and self._is_informed and not self._others
+
+    def _step_alone(self, tokens: int) -> None:
+        """Lands our own contribution, as an average of one."""
+        config, exchange_id = self.config, self._new_exchange_id()
+        terms = Terms(codec=self.wanted_codec)
+        self._tell("exchange_begins", partners=[], exchange_id=exchange_id.hex())
+        self._do(Offer(config.fragment, self.round, exchange_id, terms, ()))
+        average = BlobRef("average", config.fragment, exchange_id)
+        self._do(Reduce(average, tokens, is_shared=False))
+        self._do(Land(config.fragment, self.round, exchange_id, terms))
+        self.phase = Phase.LANDING
 
     def on_leaving(self, *, now_s: float) -> None:
         """This peer leaves soon: it begins nothing, but takes part where others count it in."""

@@ -257,7 +257,11 @@ class PairExchange(Exchange):
         if not self._candidates and not self._has_drawn:
             self._candidates, self._has_drawn = self._draw(now_s), True
         if not self._candidates:
-            self._pause(self.config.resend_s, now_s)
+            if self._is_on_its_own:
+                self._asked = self._ask_again_at_s = None
+                self._step_alone(self._tokens)
+            else:
+                self._pause(self.config.resend_s, now_s)
             return
         self._ask_again_at_s = None
         partner = self._candidates.pop(0)

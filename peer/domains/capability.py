@@ -6,11 +6,6 @@ from pathlib import Path
 
 import torch
 
-from peer.method import method_of_run
-from peer.plan.memory import memory_of
-from peer.train.model import layout_of_run
-from protocol.manifest import Manifest
-
 SIZE = 512
 MEASURED_S = 0.15
 PROCESS_BYTES = 700_000_000
@@ -56,18 +51,3 @@ def flops_per_s(device: torch.device) -> int:
 
 def _settle(product: torch.Tensor) -> None:
     product[0, 0].item()  # waits for the device
-
-
-def needed_memory_bytes(manifest: Manifest) -> int:
-    """Returns about how much host memory training in this run or domain takes.
-
-    Parameters, gradients and the optimizer's two moments in fp32, the outer side, and activations
-    of one batch, of which this is an upper estimate without recomputation.
-    """
-    layout = layout_of_run(manifest)
-    spec, inner = manifest.model, manifest.inner
-    sizes = [len(span) for span in layout.fragments]
-    outer = memory_of(method_of_run(manifest), sizes, 2).total
-    tokens = inner.batch_sequences * spec.context
-    activations = 4 * tokens * spec.layers * (12 * spec.dim + 4 * spec.ffn_dim) + 8 * tokens * 256
-    return int(16 * layout.num_elements + outer + activations + PROCESS_BYTES)

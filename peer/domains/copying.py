@@ -159,7 +159,8 @@ class Copying:
         rounds, steps = {}, {}
         domain = domain_named(self._manifest, standing.domain)
         for peer, card in self._presence.cards.items():
-            for kept in card.kept if card.role != "left" else ():
+            can_give = card.role != "left" and (card.wire_addresses or card.relays)
+            for kept in card.kept if can_give else ():
                 if kept.domain == standing.domain and is_last(kept, domain):
                     rounds[peer], steps[peer] = kept.round, kept.step
         if rounds or standing.is_done:

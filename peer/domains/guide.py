@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from peer.domains.capability import needed_memory_bytes
+from peer.domains.capability import PROCESS_BYTES
 from peer.domains.kept import KeptStates
 from peer.experts.flops import flops_per_token
+from peer.experts.memory import peer_bytes
 from peer.method import check_method
 from peer.presence import Presence
 from peer.run_folder import MANIFEST, write_whole
@@ -73,12 +74,16 @@ class Guide:
         self._flops_per_s = flops_per_s
         self.domain = ""
         """Where we train; empty: nowhere."""
+        self.is_going = False
+        """Whether we leave this domain for another one: that is no goodbye to the swarm."""
         children = {d.name: domain_manifest(manifest, d.name) for d in manifest.domains}
         self._flops = {
             name: flops_per_token(child.model) * child.inner.batch_sequences * child.model.context
             for name, child in children.items()
         }
-        self._needed_bytes = {name: needed_memory_bytes(each) for name, each in children.items()}
+        self._needed_bytes = {
+            name: int(peer_bytes(manifest, name)) + PROCESS_BYTES for name in children
+        }
         if wanted is not None:
             domain_named(manifest, wanted)
         problems = {
@@ -93,7 +98,14 @@ class Guide:
             raise ConfigError(problems[wanted or next(iter(problems))])
 
     def dressed(self, card: Card) -> Card:
-        """Returns our card with what concerns domains."""
+        """Returns our card with what concerns domains.
+
+        Who goes from one domain to another says so instead of goodbye, for all that it keeps is
+        still there, and it will be, too; only its wire is closed for some seconds.
+        """
+        if self.is_going and card.role == "left":
+            card = replace(card, role="coming", wire_addresses=())
+            return replace(card, kept=self._kept.cards())
         return replace(
             card,
             domain=self.domain,
@@ -113,13 +125,13 @@ class Guide:
             ConfigError: the domain that the operator named has reached its budget.
         """
         self.domain = ""
-        await self._announce(our_card())
+        await self.announce(our_card())
         await asyncio.sleep(SETTLE_S)
         await self._presence.refresh_quietly()
         self.domain = self._presence.domain = self.best(our_card()) or ""
         self._insists = False  # it was open when we came
         if self.domain:
-            await self._announce(our_card())
+            await self.announce(our_card())
         self._note_standings(our_card())
         return self.domain
 
@@ -213,7 +225,8 @@ class Guide:
             return f"domain {name}: {error}"
         return ""
 
-    async def _announce(self, card: Card) -> None:
+    async def announce(self, card: Card) -> None:
+        """Says that we come."""
         try:
             await self._presence.announce(self.dressed(replace(card, role="coming")))
         except TransportError as error:

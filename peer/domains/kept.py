@@ -298,7 +298,10 @@ def read_state(path: Path, manifest: Manifest) -> DomainState:
         if outlines != [(torch.float32, (length,)) for length in lengths]:
             raise ConfigError(f"{path} does not fit the domain's model")
         if _digest(found) != each.digest:
-            raise ConfigError(f"{path} is damaged: its vectors are not those that were written")
+            raise ConfigError(
+                f"{path} is damaged: its bytes are not those that were written; delete it, and "
+                "join the run to get it from others"
+            )
         try:
             raw = bytes.fromhex(each.lineage).ljust(LINEAGE_BYTES, b"\0")
             digest, lineage = bytes.fromhex(each.anchor_digest), parse_lineage(raw)
@@ -338,7 +341,9 @@ def _read_info(path: Path, manifest: Manifest) -> _Info:
     try:
         with safe_open(path, framework="pt") as file:
             info = _Info.model_validate(json.loads(file.get_tensor(_INFO).numpy().tobytes()))
-    except (OSError, SafetensorError, ValueError, ValidationError) as error:
+    except ValidationError:
+        raise ConfigError(f"{path} is damaged, or of another version") from None
+    except (OSError, SafetensorError, ValueError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
     if info.run_id != child.run_id or len(info.fragments) != child.method.schedule.fragments:
         raise ConfigError(f"{path} is of another run")

@@ -96,11 +96,9 @@ class Stay:
         """
         kept = KeptStates(config.directory, manifest)
         speed = await asyncio.to_thread(flops_per_s, choose_device(config.device))
-        guide = Guide(
-            manifest,
-            presence,
-            kept,
-            status,
+        guide = await asyncio.to_thread(  # it looks for the text, which may be many files
+            Guide,
+            *(manifest, presence, kept, status),
             wanted=config.domain,
             insists=config.insists_on_domain,
             may_read=config.allow_text_recipe,
@@ -193,8 +191,8 @@ class Stay:
             await asyncio.gather(present, waiting, return_exceptions=True)
             with contextlib.suppress(TransportError, TimeoutError):
                 async with asyncio.timeout(GOODBYE_S):
-                    goodbye = replace(self.guide.dressed(our_card()), role="left")
-                    await presence.announce(goodbye)
+                    goodbye = replace(our_card(), role="left")
+                    await presence.announce(self.guide.dressed(goodbye))
 
     async def keep_final(self, outer: Sequence[OuterState]) -> None:
         """Keeps the last state of the domain."""
@@ -215,7 +213,7 @@ class Stay:
             while not copying.done():
                 await asyncio.sleep(LOOK_S)
                 if is_time():
-                    self.goes_on = True
+                    self.goes_on = self.guide.is_going = True
                     return
             copying.result()
         finally:

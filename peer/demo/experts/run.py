@@ -2,8 +2,9 @@
 
 import resource
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -11,12 +12,18 @@ from peer.demo.cast import Cast
 from peer.demo.ending import FAILED, exit_code_of
 from peer.demo.experts import script
 from peer.demo.experts.play import Play
-from peer.demo.experts.report import Judged, judged_of, report_of
+from peer.demo.experts.report import report_of
 from peer.demo.experts.stage import Stage
 from peer.demo.experts.table import show
 from peer.demo.experts.verdict import problems_of
 from peer.demo.founding import manifest_in, prepare
 from peer.demo.screen import Screen
+
+if TYPE_CHECKING:
+    from peer.demo.experts.measure import Measured
+
+EXPERTS, DOMAINS = "experts.png", "domains.png"
+"""The pictures: how good each expert is where, and who trained what."""
 
 
 def run_experts_demo(
@@ -55,8 +62,8 @@ def _show(cast: Cast, console: Console, directory: Path, *, method: str, seed: i
     measured = _measure(play, directory, console)
     report = report_of(
         play,
-        measured.judged,
-        measured.parameters,
+        measured.judged if measured else [],
+        measured.parameters if measured else {},
         method=method,
         seed=seed,
         evaluation_bytes=script.EVALUATION_BYTES,
@@ -66,68 +73,28 @@ def _show(cast: Cast, console: Console, directory: Path, *, method: str, seed: i
     report = replace(report, problems=problems_of(report, play))
     report.write(directory / "report.json")
     show(report, console)
-    console.print(f"Figures: {directory / 'report.json'}", highlight=False, soft_wrap=True)
-    for path in (*measured.pictures, _draw(play, directory)):
-        console.print(f"Picture: {path}", highlight=False, soft_wrap=True)
-    if measured.folder:
-        words = f"Try: thinwire generate {measured.folder} --prompt 'def read(' --show-experts"
+    pictures = [directory / name for name in (EXPERTS, DOMAINS) if (directory / name).exists()]
+    told = [("Figures", directory / "report.json"), *(("Picture", path) for path in pictures)]
+    for what, path in told:
+        console.print(f"{what}: {path}", highlight=False, markup=False, soft_wrap=True)
+    for name in play.complete()[:1]:
+        words = f"Try: thinwire generate {directory / name} --prompt 'def read(' --show-experts"
         console.print(words, highlight=False, markup=False, soft_wrap=True)
     return FAILED if report.problems else 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    judged: list[Judged] = field(default_factory=list)
-    parameters: dict[str, int] = field(default_factory=dict)
-    pictures: list[Path] = field(default_factory=list)
-    folder: Path | None = None
-    """Of the peer whose experts were judged."""
-
-
-def _measure(play: Play, directory: Path, console: Console) -> _Measured:
-    """Judges the experts in the folder of a survivor that has them all."""
-    complete = play.complete()
-    if not complete:
-        return _Measured()
-    folder = directory / complete[0]
-    with console.status("loading the experts and the held-out text") as status:
-        import torch
-
-        from peer.experts.evaluation import evaluate
-        from peer.experts.evaluation_report import as_data, labels
-        from peer.experts.evaluation_report import show as show_evaluation
-        from peer.experts.folder import read_folder
-        from peer.experts.heat_map import draw
-        from peer.experts.held_out import held_out_texts
-
-        torch.set_num_threads(1)  # two wait for each other on a machine that is busy
-        models = read_folder(folder)
-        texts, _ = held_out_texts(models, None, {})
-        evaluation = evaluate(
-            models.experts,
-            texts,
-            max_bytes=script.EVALUATION_BYTES,
-            on_progress=lambda done, total, text: status.update(
-                f"measuring the experts in {folder}: {done / total:.0%}, {text}"
-            ),
-        )
-        picture = directory / "experts.png"
-        draw(evaluation, labels(evaluation), picture)
-    show_evaluation(evaluation, console)
-    return _Measured(
-        judged_of(as_data(evaluation, models.run_id)["rows"]),
-        {expert.name: expert.num_parameters for expert in models.experts},
-        [picture],
-        folder,
-    )
-
-
-def _draw(play: Play, directory: Path) -> Path:
+def _measure(play: Play, directory: Path, console: Console) -> "Measured | None":
+    """Draws the pictures, and judges the experts of a survivor if one has them all."""
     from peer.demo.experts.picture import draw  # matplotlib: a second or two
 
-    path = directory / "domains.png"
-    draw(play, path)
-    return path
+    draw(play, directory / DOMAINS)
+    complete = play.complete()
+    if not complete:
+        return None
+    from peer.demo.experts.measure import measure  # torch, likewise
+
+    folder, picture = directory / complete[0], directory / EXPERTS
+    return measure(folder, picture, console, max_bytes=script.EVALUATION_BYTES)
 
 
 def _cpu_s() -> float:

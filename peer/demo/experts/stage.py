@@ -54,11 +54,11 @@ class Stage(Production):
             play.peers[name] = MemberView(name, events)
         while self.elapsed_s < script.DEADLINE_S:
             self._look()
-            if play.kill is None:
-                self._kill_if_it_can_be_spared()
-            elif len(play.complete()) == len(play.survivors):
+            if len(play.complete()) == len(play.survivors):
                 play.complete_s = self.elapsed_s
                 return
+            if play.kill is None:
+                self._kill_if_it_can_be_spared()
             time.sleep(common.LOOK_S)
 
     def close(self) -> None:

@@ -200,7 +200,7 @@ def test_going_to_another_domain_is_no_death(loop: VirtualLoop) -> None:
         await asyncio.sleep(1.0)
         peer.goes_on = peer.number < num_moves
 
-    num_moves = 5 * MAX_DEATHS
+    num_moves = MAX_DEATHS + 3
     peer = lives_of(live)
     loop.run_until_complete(peer.live())
     assert len(ScriptedPeer.made) == num_moves + 1

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,8 @@ def test_what_waits_for_its_seed_has_nobody_until_that_is_done(tmp_path: Path) -
     assert later.choose() == "math"
     heir = Newcomer(run, tmp_path / "third")  # all who had the seed are gone
     heir.hall.show(THEIRS, card("math", step=40, round=2))
-    assert heir.choose() == "math" or heir.status.standings[1].is_open
+    heir.choose()
+    assert {each.domain: each.waits_for for each in heir.status.standings}["math"] == ""
 
 
 def test_a_peer_that_comes_back_to_a_domain_that_it_finished_goes_elsewhere(
@@ -303,3 +305,16 @@ def test_a_domain_has_a_folder_with_its_own_manifest(tmp_path: Path) -> None:
     blocked.write_text("a file")
     with pytest.raises(ConfigError, match=r"cannot write to .*blocked"):
         newcomer.guide.child(blocked)
+
+
+def test_who_goes_to_another_domain_says_no_goodbye_to_the_swarm(folder: Path) -> None:
+    newcomer = Newcomer(TWO, folder, wanted="law")
+    newcomer.choose()
+    newcomer.keep("wiki", TWO)
+    goodbye = replace(BARE, role="left")
+    assert newcomer.guide.dressed(goodbye).role == "left"
+    newcomer.guide.is_going = True
+    said = newcomer.guide.dressed(goodbye)
+    assert (said.role, said.domain, said.wire_addresses) == ("coming", "", ())
+    assert said.kept == newcomer.kept.cards()
+    assert newcomer.guide.dressed(BARE).role == "peer"

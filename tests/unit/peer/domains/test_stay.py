@@ -43,6 +43,7 @@ from tests.unit.peer.domains.small_run import (
 TWO = run_of({"law": DILOCO, "wiki": DILOCO})
 OURS, OTHER, THIRD = 1, 2, 3
 IDLE_S = 200.0
+HERE = ("10.0.0.1:4000",)
 
 
 class Quiet:
@@ -64,9 +65,13 @@ class Ours:
         self.kept = KeptStates(folder, run)
         self.network, self.driver = MemoryNetwork(), Quiet()
         self.events: list[dict[str, Any]] = []
-        basics = {"wanted": None, "may_read": False, "memory_bytes": 0, "flops_per_s": 1}
-        basics |= settings
-        guide = Guide(run, self.presence, self.kept, self.status, **basics)
+        basics: dict[str, Any] = {
+            "wanted": None,
+            "may_read": False,
+            "memory_bytes": 0,
+            "flops_per_s": 1,
+        }
+        guide = Guide(run, self.presence, self.kept, self.status, **(basics | settings))
         self.stay = Stay(*(run, guide, self.kept, self.presence), status=self.status, events=self)
         config = WireConfig(run_id=run.run_id, progress_s=2.0)
         desk = self.stay.desk(None)
@@ -77,7 +82,7 @@ class Ours:
         self.events.append({"event": event, **fields})
 
     def card(self) -> Card:
-        return Card(wire_addresses=(), step=self.status.step, round=self.status.round)
+        return Card(wire_addresses=HERE, step=self.status.step, round=self.status.round)
 
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(work)
@@ -92,7 +97,7 @@ class Ours:
 
     def meet(self, number: int, domain: str = "", step: int = 0, **fields: Any) -> None:
         """Somebody is there from now on."""
-        card = Card(wire_addresses=(), domain=domain, step=step, **fields)
+        card = Card(wire_addresses=HERE, domain=domain, step=step, **fields)
         self.hall.show(number, card)
         self.presence.cards = {**self.presence.cards, IDS[number]: card}
 
@@ -209,15 +214,31 @@ def test_work_of_ours_that_has_not_landed_is_waited_for(ours: Ours) -> None:
     assert training.done()
 
 
-def test_who_is_behind_when_others_are_done_goes_on_elsewhere(ours: Ours) -> None:
+def test_who_is_behind_when_others_are_done_takes_their_state_and_goes(
+    ours: Ours, tmp_path: Path
+) -> None:
     training = ours.training()
     ours.status.step = 120
-    ours.meet(OTHER, "wiki", kept=(last("law"),))
-    ours.go(30.0)
+    ours.go(20.0)
+    ours.donate(OTHER, tmp_path / "other", "law")
+    ours.go(10.0)
     assert training.done()
     assert ours.stay.goes_on
     assert not ours.stay.has_finished, "our state is not the last one"
     assert "domain law has reached its budget elsewhere" in ours.status.notices
+    assert bits_of(ours.do(ours.kept.load("law"))) == bits_of(final_state("law", run=TWO))
+
+
+def test_who_only_says_that_a_domain_is_done_ends_it_for_nobody(ours: Ours) -> None:
+    training = ours.training()
+    ours.status.step = 120
+    ours.meet(OTHER, "wiki", kept=(last("law"),))
+    ours.go(600.0)
+    assert not training.done()
+    ours.finish()
+    ours.go(QUIET_S + 3 * LOOK_S)
+    assert training.done()
+    assert ours.stay.has_finished
 
 
 def crowded(enter: Enter) -> Ours:
@@ -332,7 +353,8 @@ def test_who_has_nothing_to_train_goes_where_there_is_work_again(enter: Enter) -
     assert ours.stay.goes_on
     said = ours.hall.card_of(OURS)
     assert said is not None
-    assert said.role == "left", "until the next life is there"
+    assert (said.role, said.domain, said.wire_addresses) == ("coming", "", ())
+    assert said.kept == ours.kept.cards(), "its next life has them still"
 
 
 def test_a_directory_out_of_reach_ends_no_idle_life(enter: Enter, tmp_path: Path) -> None:

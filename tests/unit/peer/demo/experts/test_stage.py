@@ -77,6 +77,19 @@ def test_a_peer_that_dies_by_itself_ends_the_play(
         play_all(tmp_path, Console(file=io.StringIO()), manifest)
 
 
+def test_ends_also_when_nobody_could_be_killed(
+    tmp_path: Path, manifest: Manifest, judged: list[Judged], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Play, "victim", lambda play: None)
+    play, _ = play_all(tmp_path, Console(file=io.StringIO()), manifest)
+    assert play.complete() == list(script.PEERS)
+    report = report_of(
+        play, judged, {}, method="diloco", seed=0, evaluation_bytes=1, took_s=1.0, cpu_s=1.0
+    )
+    (problem,) = problems_of(report, play)
+    assert problem.startswith("nobody was killed")
+
+
 def test_a_slow_machine_is_given_up_and_reported(
     tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
