@@ -2,7 +2,8 @@
 
 Nobody is asked and nobody commands. A peer stays where it trains while that domain is open. Those
 who train nowhere are placed one by one, the fastest first, where most is left to compute for each
-who is there; what is nearly done needs nobody else. A domain that would then have nobody is rescued by one peer from the most crowded one.
+who is there; what is nearly done needs nobody else. A domain that would then have nobody is rescued
+by one peer from the most crowded one.
 """
 
 from collections.abc import Mapping

@@ -107,6 +107,13 @@ async def say_hello_from_another_run(run: Run, presence: Presence, to: PeerId) -
         await wire.close()
 
 
+async def stay(presence: Presence, wire: GrpcWire) -> None:
+    """Announces itself again and again: a card lives for half a minute, and shunning takes time."""
+    while True:
+        await presence.announce(Card(wire_addresses=(f"127.0.0.1:{wire.listen_port}",)))
+        await asyncio.sleep(5.0)
+
+
 async def test_strangers_change_nothing(swarm: Swarm) -> None:
     one, two = swarm.join("one"), swarm.join("two")
     for peer in (one, two):
@@ -145,13 +152,7 @@ async def test_strangers_change_nothing(swarm: Swarm) -> None:
     for _ in range(3):
         with pytest.raises(Exception, match=r"at most|refuse"):
             await wire.send(PeerId(one.peer_id), roster)
-
-    async def stay() -> None:
-        while True:  # a card lives for half a minute, and it may be shunned for some of that
-            await presence.announce(Card(wire_addresses=(f"127.0.0.1:{wire.listen_port}",)))
-            await asyncio.sleep(5.0)
-
-    staying = asyncio.create_task(stay())
+    staying = asyncio.create_task(stay(presence, wire))
 
     def refused() -> bool:
         return all(peer.events("transfer_refused") for peer in (one, two))
