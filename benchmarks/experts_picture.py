@@ -33,11 +33,12 @@ def draw(
         subtitle: What was trained.
     """
     figure = new_figure()
+    figure.set_dpi(110)
     grid = figure.add_gridspec(1, 2, width_ratios=(1.25, 1))
     domains = list(next(iter(matrix.values())))
     _draw_matrix(figure.add_subplot(grid[0]), matrix, domains, num_own)
     _draw_changes(figure.add_subplot(grid[1]), arms, baseline, domains, num_own)
-    save(figure, path, title="Experts of eight domains", subtitle=subtitle)
+    save(figure, path, title="Domain experts at equal compute", subtitle=subtitle)
 
 
 def _draw_matrix(

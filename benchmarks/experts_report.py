@@ -244,5 +244,5 @@ def _draw(
         estimated["equal"],
         num_own=num_own,
         path=path,
-        subtitle=f"equal FLOPs for all, {num_seeds} seeds, prior estimated on held-out text",
+        subtitle=f"equal FLOPs for all, mean of {num_seeds} seeds, priors from held-out text",
     )

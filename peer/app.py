@@ -19,7 +19,7 @@ from peer.domains.stay import Stay
 from peer.driver import Driver
 from peer.entry import check_run, find_run, places
 from peer.identity_file import load_identity
-from peer.keeper import Keeper
+from peer.keeper import Keeper, step_of
 from peer.life import SOFTWARE, AnotherLife, Life, Parts
 from peer.memory import return_large_blocks
 from peer.method import mixing_of
@@ -183,6 +183,8 @@ class Peer:
             manifest, config, self._presence, self._card, status=status, events=self._events
         )
         if self._stay.domain:
+            self._coming = asyncio.create_task(self._stay.keep_coming(self._card))
+            self._stack.push_async_callback(_cancel, self._coming)
             self._manifest, self._folder = self._stay.child(config.directory)
             self._events.domain = self._stay.domain
             self._events.write("domain_chosen")
@@ -205,12 +207,12 @@ class Peer:
         goes_on = self._keeper.has_checkpoint
         if config.resume is False or (config.resume and self._stay is None):
             goes_on = config.resume
+        if goes_on and self._stay is not None and self._stay.is_behind(self._keeper.newest_step):
+            goes_on = False
         self._checkpoint_folder = None
         if goes_on:
             self._checkpoint_folder = self._keeper.load()
-            self.checkpoint_step = _step_of(self._checkpoint_folder)
-            if self._stay is not None and self._stay.is_behind(self.checkpoint_step):
-                self._checkpoint_folder = None  # others went on without us, and one kept that
+            self.checkpoint_step = step_of(self._checkpoint_folder)
         self._trainer = await TrainerPort.launch(
             self._trainer_config(),
             self._folder,
@@ -302,8 +304,7 @@ class Peer:
                 self._checkpoint_folder, delivered, device=hello.device, ticket=ticket
             )
             return
-        if self._stay is not None:
-            await self._stay.prepare(self._mixing)
+        step = 0 if self._stay is None else await self._stay.prepare(self._mixing)
         num_fragments = len(self._mixing.outer)
         total = sum(self._mixing.state_bytes(fragment) for fragment in range(num_fragments))
         showing = asyncio.create_task(self._show_fetch(total))
@@ -314,7 +315,7 @@ class Peer:
                 progress=lambda: (self._wire.counters.received["state"], total),
             ):
                 await self._life.enter(
-                    wait_s=self.config.wait_s, device=hello.device, ticket=ticket
+                    wait_s=self.config.wait_s, step=step, device=hello.device, ticket=ticket
                 )
         finally:
             await _cancel(showing)
@@ -394,6 +395,7 @@ class Peer:
         self._life.on_refresh = self._on_refresh
         beside = [self._report(), self._checkpoint_now_and_then()]
         if self._stay is not None:
+            await _cancel(self._coming)  # from here on it is the life that announces us
             beside.append(self._leave_after(self._stay.train(self._life.card, self._driver)))
         await self._life.train(self._trainer_life, *beside)
 
@@ -457,7 +459,7 @@ class Peer:
             logger.warning("no checkpoint: %s", error)
             return
         self.status.checkpointed_s = self.status.waits.now_s()
-        self.checkpoint_step = _step_of(path)
+        self.checkpoint_step = step_of(path)
         self._events.write("checkpoint", path=str(path), step=self.checkpoint_step)
 
     # ---- leaving
@@ -522,11 +524,6 @@ class Peer:
         finally:
             await _cancel(leaving)
             await _cancel(task)
-
-
-def _step_of(checkpoint: Path) -> int:
-    """Returns the step in a checkpoint's name."""
-    return int(checkpoint.name.split("-")[1])
 
 
 def _last_port(ticket: Ticket, our_id: PeerId) -> int:

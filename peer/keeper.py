@@ -70,6 +70,12 @@ class Keeper:
         """Whether there is something to resume from."""
         return bool(committed(self._folder))
 
+    @property
+    def newest_step(self) -> int:
+        """The step of the newest checkpoint, good or not; 0 if there is none."""
+        paths = committed(self._folder)
+        return step_of(paths[-1]) if paths else 0
+
     def load(self) -> Path:
         """Loads the outer half of the newest good checkpoint; returns the folder of the other.
 
@@ -240,3 +246,8 @@ def _lineage(info: CheckpointInfo, fragment: int) -> Lineage:
         return parse_lineage(bytes.fromhex(info.lineages[fragment]).ljust(LINEAGE_BYTES, b"\0"))
     except (ValueError, MalformedMessage):  # we signed it, so it is of another version of ours
         return EMPTY
+
+
+def step_of(checkpoint: Path) -> int:
+    """Returns the step in a checkpoint's name."""
+    return int(checkpoint.name.split("-")[1])

@@ -86,11 +86,12 @@ class Life:
         """Called whenever the directory has been read."""
         parts.presence.on_own = self._on_own_card
 
-    async def enter(self, *, wait_s: float, **facts: object) -> None:
+    async def enter(self, *, wait_s: float, step: int = 0, **facts: object) -> None:
         """Takes the state of a peer that is farthest, and starts the trainer from it.
 
         Args:
             wait_s: So long another peer's state is asked for.
+            step: Of the state that is here already.
             facts: For the event log.
         """
         parts, status = self._parts, self._parts.status
@@ -100,12 +101,13 @@ class Life:
             progress_s=parts.manifest.round.progress_s,
             events=parts.events,
         )
-        donor, step = await fetch_state(
+        donor, their_step = await fetch_state(
             parts.mixing, self.catching_up, parts.presence, parts.manifest, wait_s=wait_s
         )
         # The donor's card may be some seconds old, its round is not.
         interval_steps = parts.manifest.method.schedule.interval_steps
-        status.step = max(step, parts.mixing.outer[0].round * interval_steps)
+        first_round = parts.mixing.outer[0].round
+        status.step = max(step, their_step, first_round * interval_steps)
         await parts.trainer.start(self._anchors(), step=status.step, tokens=0)
         self._say_joined(donor, facts)
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from peer.ports import Directory
-from protocol.card import TOPIC, Card, parse_card
+from protocol.card import TOPIC, Card, Kept, parse_card
 from protocol.errors import RemoteError, TransportError
 from protocol.identity import PeerId, parse_peer_id
 from protocol.record import Record
@@ -108,18 +108,29 @@ class Presence:
     def progress(self) -> tuple[dict[PeerId, int], dict[PeerId, int]]:
         """Returns rounds and steps of all who can give us a state of what we train.
 
-        Whoever trains elsewhere may have one on its disk.
+        Whoever trains elsewhere may have one on its disk; it counts if it is the newest.
         """
         rounds, steps = {}, {}
         for peer in (*self.members(), *self.holders()):
             rounds[peer], steps[peer] = self.cards[peer].round, self.cards[peer].step
-        for peer, card in self.cards.items():
-            can_be_called = bool(card.wire_addresses or card.relays)
-            can_give = self.domain and card.role != "left" and can_be_called
-            for kept in card.kept if can_give else ():
-                if kept.domain == self.domain and peer not in rounds:
-                    rounds[peer], steps[peer] = kept.round, kept.step
+        newest = max(rounds.values(), default=0)
+        copies = self._copies()
+        if copies and max(kept.round for kept in copies.values()) > newest:  # they lost their last
+            newest = max(kept.round for kept in copies.values())
+            copies = {peer: kept for peer, kept in copies.items() if kept.round == newest}
+            rounds = {peer: kept.round for peer, kept in copies.items()}
+            steps = {peer: kept.step for peer, kept in copies.items()}
         return {peer: round for peer, round in rounds.items() if round > 0}, steps
+
+    def _copies(self) -> dict[PeerId, Kept]:
+        """Returns the copies of our domain's state, of those who can give them now."""
+        return {
+            peer: kept
+            for peer, card in self.cards.items()
+            if self.domain and card.role != "left" and (card.wire_addresses or card.relays)
+            for kept in card.kept
+            if kept.domain == self.domain
+        }
 
     def _in_role(self, role: str) -> tuple[PeerId, ...]:
         return tuple(

@@ -70,6 +70,8 @@ class Card:
     """What its machine was seen to do; 0 is unknown."""
     kept: tuple[Kept, ...] = ()
     """The domains whose states it has on its disk."""
+    unable: tuple[str, ...] = ()
+    """Domains that it cannot train: it lacks their text, or may not read it."""
     stays: bool = False
     """It goes to no other domain before its own is done: its operator named that one."""
 
@@ -97,6 +99,7 @@ class Card:
                 for k in self.kept
             ],
             stays=self.stays,
+            unable=self.unable,
         ).SerializeToString(deterministic=True)
         return data
 
@@ -129,6 +132,8 @@ def parse_card(data: bytes) -> Card:
         raise MalformedMessage(f"a life of {len(raw.life)} bytes")
     if not 0 <= raw.began_unix_s < _MAX_BEGAN_UNIX_S:  # also catches NaN
         raise LimitExceeded("a life that began beyond all reason")
+    if len(raw.unable) > MAX_DOMAINS:
+        raise LimitExceeded(f"a card with {len(raw.unable)} domains that it cannot train")
     if raw.memory_bytes >= MAX_MEMORY_BYTES or raw.flops_per_s >= MAX_FLOPS_PER_S:
         raise LimitExceeded("a card of a machine beyond all reason")
     return Card(
@@ -150,6 +155,7 @@ def parse_card(data: bytes) -> Card:
         flops_per_s=raw.flops_per_s,
         kept=_kept(raw.kept),
         stays=raw.stays,
+        unable=tuple(map(_domain, raw.unable)),
     )
 
 

@@ -12,7 +12,7 @@ from protocol.card import Card
 from protocol.identity import PeerId
 from protocol.lottery import duty_order
 from protocol.manifest import Manifest
-from protocol.standings import Standing, is_there, standings
+from protocol.standings import Standing, standings
 
 LATE_FRAC = 0.1
 """With less than this part of its budget left, a domain that has peers needs no more of them."""
@@ -35,7 +35,7 @@ def choice(
         manifest: The run's.
         cards: Of all peers, our own included.
         our_id: Who we are. Whoever asks wants to train, whatever role its card says.
-        able: The domains that we can train in. Of the others we only know their memory.
+        able: The domains that we can train in. Of the others, we know what their cards say.
         flops: Of one step of each domain, as all peers count them.
         needed_bytes: The memory that training in each domain takes.
     """
@@ -60,7 +60,7 @@ def keepers(
     elsewhere = (
         peer
         for peer, card in cards.items()
-        if card.role in ("peer", "holder") and not is_there(card, standing.domain)
+        if card.role in ("peer", "holder") and peer not in standing.peers
     )
     order = duty_order(elsewhere, run_id=manifest.run_id, duty=f"keep {standing.domain}")
     return order[:copies]
@@ -147,6 +147,8 @@ class _Placing:
     def _fits(self, peer: PeerId, domain: str) -> bool:
         if peer == self._our_id:
             return domain in self._able
+        if domain in self._cards[peer].unable:
+            return False
         memory_bytes = self._cards[peer].memory_bytes
         return not memory_bytes or memory_bytes >= self._needed_bytes[domain]
 

@@ -21,7 +21,7 @@ from peer.ports import Wire
 from peer.presence import Presence
 from peer.telemetry import EventLog
 from peer.waits import Waits
-from protocol.card import Card
+from protocol.card import Card, Kept
 from protocol.domains import domain_manifest, domain_named
 from protocol.errors import ConfigError, MalformedMessage
 from protocol.identity import PeerId
@@ -68,7 +68,8 @@ class Copying:
         self._waits = waits
         self._our_card = our_card
         self._copied_at_s: dict[str, float] = {}
-        """When each was asked for last."""
+        """When each was asked for last, or came."""
+        self._took_s: dict[str, float] = {}
         self._num_failures: Counter[str] = Counter()
         self.wants_all = False
         """Whether every expert that is done is to be here."""
@@ -90,7 +91,16 @@ class Copying:
         donors, steps, is_final = self._donors(standing)
         if not donors:
             return False
-        self._copied_at_s[name] = _now_s()
+        began_s = _now_s()
+        try:
+            return await self._fetch(name, donors, steps, is_final=is_final)
+        finally:  # what takes long comes seldom: the link is for exchanges
+            self._copied_at_s[name] = _now_s()
+            self._took_s[name] = _now_s() - began_s
+
+    async def _fetch(
+        self, name: str, donors: dict[PeerId, int], steps: dict[PeerId, int], *, is_final: bool
+    ) -> bool:
         child = domain_manifest(self._manifest, name)
         sizes = DomainSizes(child)
         catching_up = CatchingUp(
@@ -99,7 +109,7 @@ class Copying:
         found: dict[int, FragmentState] = {}
 
         async def take(fragment: int, vectors: list[Tensor], index: StateIndex) -> None:
-            if not all(bool(vector.isfinite().all()) for vector in vectors):
+            if not await asyncio.to_thread(_are_finite, vectors):
                 raise MalformedMessage("a state that is not finite")
             found[fragment] = FragmentState(
                 index.round, index.anchor_digest, index.lineage, vectors
@@ -107,6 +117,11 @@ class Copying:
 
         order = donor_order(self._presence.our_id, donors, run_id=child.run_id, slack_frac=0.0)
         fragments = range(child.method.schedule.fragments)
+        try:
+            self._kept.require_room(sum(map(sizes.state_bytes, fragments)))
+        except ConfigError as error:
+            logger.warning("the state of %s is not fetched: %s", name, error)
+            return False
         with self._waits.on(
             "a domain's state", which=name, until="it is here", progress=catching_up.progress
         ):
@@ -144,7 +159,7 @@ class Copying:
             return False
         cards = {**self._presence.cards, self._presence.our_id: self._our_card()}
         is_ours = self._presence.our_id in keepers(standing, self._manifest, cards)
-        every_s = self._manifest.experts.copy_every_s
+        every_s = max(self._manifest.experts.copy_every_s, self._took_s.get(name, 0.0))
         pause_s = every_s
         if standing.is_done:
             is_ours |= is_own  # before we go, we want to see that it is done
@@ -158,21 +173,34 @@ class Copying:
         """Returns rounds and steps of those who have the newest, and whether that is final."""
         rounds, steps = {}, {}
         domain = domain_named(self._manifest, standing.domain)
-        for peer, card in self._presence.cards.items():
-            can_give = card.role != "left" and (card.wire_addresses or card.relays)
-            for kept in card.kept if can_give else ():
-                if kept.domain == standing.domain and is_last(kept, domain):
-                    rounds[peer], steps[peer] = kept.round, kept.step
+        for peer, kept in self._copies(standing.domain).items():
+            if is_last(kept, domain):
+                rounds[peer], steps[peer] = kept.round, kept.step
         if rounds or standing.is_done:
             return rounds, steps, True
+        here = max((k.round for k in self._kept.cards() if k.domain == domain.name), default=0)
         for peer, card in self._presence.cards.items():
             is_there = card.domain == standing.domain and card.role in ("peer", "holder")
-            if is_there and card.round > self._kept_round(standing.domain):
+            if is_there and card.round > here:
                 rounds[peer], steps[peer] = card.round, card.step
+        if not standing.peers:  # then other copies are all that there is of it
+            for peer, kept in self._copies(standing.domain).items():
+                if kept.round > here:
+                    rounds[peer], steps[peer] = kept.round, kept.step
         return rounds, steps, False
 
-    def _kept_round(self, domain: str) -> int:
-        return max((k.round for k in self._kept.cards() if k.domain == domain), default=0)
+    def _copies(self, domain: str) -> dict[PeerId, Kept]:
+        return {
+            peer: kept
+            for peer, card in self._presence.cards.items()
+            if card.role != "left" and (card.wire_addresses or card.relays)
+            for kept in card.kept
+            if kept.domain == domain
+        }
+
+
+def _are_finite(vectors: list[Tensor]) -> bool:
+    return all(bool(vector.isfinite().all()) for vector in vectors)
 
 
 def _now_s() -> float:

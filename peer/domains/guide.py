@@ -22,7 +22,7 @@ from peer.status import PeerStatus
 from peer.train.recipes import files_of, operator_globs, parts_of
 from protocol.card import Card
 from protocol.domains import domain_manifest, domain_named
-from protocol.errors import ConfigError, TransportError
+from protocol.errors import ConfigError, RemoteError, TransportError
 from protocol.manifest import Manifest
 from protocol.placement import choice
 from protocol.standings import Standing, standings
@@ -94,7 +94,8 @@ class Guide:
         self._wanted = wanted
         self._insists = insists
         self._able = frozenset(children.keys() - problems.keys())
-        if wanted in problems or not self._able:
+        self._unable = tuple(sorted(problems))
+        if insists and (wanted in problems or not self._able):
             raise ConfigError(problems[wanted or next(iter(problems))])
 
     def dressed(self, card: Card) -> Card:
@@ -104,7 +105,7 @@ class Guide:
         still there, and it will be, too; only its wire is closed for some seconds.
         """
         if self.is_going and card.role == "left":
-            card = replace(card, role="coming", wire_addresses=())
+            card = replace(card, role="coming", wire_addresses=(), relays=())
             return replace(card, kept=self._kept.cards())
         return replace(
             card,
@@ -113,6 +114,7 @@ class Guide:
             flops_per_s=self._flops_per_s,
             kept=self._kept.cards(),
             stays=self._wanted is not None and self._wanted == self.domain,
+            unable=self._unable,
         )
 
     async def choose(self, our_card: Callable[[], Card]) -> str:
@@ -229,5 +231,5 @@ class Guide:
         """Says that we come."""
         try:
             await self._presence.announce(self.dressed(replace(card, role="coming")))
-        except TransportError as error:
+        except (TransportError, RemoteError) as error:
             logger.debug("not announced: %s", error)

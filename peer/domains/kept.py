@@ -27,7 +27,7 @@ from peer.experts.expert import Expert, expert_of
 from peer.mixing import OuterState
 from peer.pins import PIN_S, PinnedState
 from peer.ports import Source
-from peer.train.tensor_file import TensorFile, read_tensors
+from peer.train.tensor_file import TensorFile, read_tensors, require_room
 from protocol.card import Kept
 from protocol.domains import domain_manifest
 from protocol.errors import ConfigError, MalformedMessage, NotAvailable
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 KEPT = "kept"
 _INFO = "info"
+MAX_SERVED = 2
 
 
 class _FragmentInfo(BaseModel):
@@ -62,6 +63,11 @@ class _Info(BaseModel):
     step: int
     is_final: bool
     fragments: tuple[_FragmentInfo, ...]
+
+    @property
+    def round(self) -> int:
+        """Landings behind every fragment."""
+        return min((fragment.round for fragment in self.fragments), default=0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,8 +144,7 @@ class KeptStates:
     def cards(self) -> tuple[Kept, ...]:
         """Returns what our card says of them."""
         return tuple(
-            Kept(name, min(f.round for f in info.fragments), info.step, info.is_final)
-            for name, info in self._infos.items()
+            Kept(name, info.round, info.step, info.is_final) for name, info in self._infos.items()
         )
 
     def is_final(self, domain: str) -> bool:
@@ -156,9 +161,15 @@ class KeptStates:
         Raises:
             ConfigError: it cannot be written; the one before is as it was.
         """
+        # To its end, even if nobody waits for it any more: a thread cannot be stopped.
+        await asyncio.shield(asyncio.create_task(self._keep(domain, state)))
+
+    async def _keep(self, domain: str, state: DomainState) -> None:
         async with self._lock:
             info = self._infos.get(domain)
-            if info and (info.is_final, info.step) >= (state.is_final, state.step):
+            if info and (info.is_final, info.round, info.step) >= (
+                *(state.is_final, state.round, state.step),
+            ):
                 return
             self._infos[domain] = await asyncio.to_thread(self._write, domain, state)
             self._served.pop(domain, None)
@@ -194,6 +205,14 @@ class KeptStates:
             raise NotAvailable("that domain's state is not here")
         return served.blob(ref)
 
+    def require_room(self, num_bytes: int) -> None:
+        """Refuses what would not fit on the disk, before it is fetched.
+
+        Raises:
+            ConfigError: says how much is missing.
+        """
+        require_room(self._folder.parent, num_bytes)
+
     def expire(self, now_s: float) -> None:
         """Lets go of what nobody has fetched for a while."""
         for name, served in list(self._served.items()):
@@ -207,6 +226,8 @@ class KeptStates:
             except ConfigError as error:
                 logger.warning("our copy of %s is of no use: %s", domain, error)
                 raise NotAvailable("our copy is damaged") from None
+            while len(self._served) >= MAX_SERVED:  # each is a whole model in memory
+                self._served.pop(min(self._served, key=lambda name: self._served[name].used_at_s))
             clock = asyncio.get_running_loop().time
             served = self._served[domain] = await asyncio.to_thread(_Served, state, clock)
             return served

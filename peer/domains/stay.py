@@ -8,6 +8,7 @@ Where there is nothing to train, a life consists of fetching the experts and giv
 import asyncio
 import contextlib
 import logging
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from peer.status import PeerStatus
 from peer.telemetry import EventLog
 from peer.train.model import layout_of_run
 from peer.train.replica import choose_device
-from protocol.card import Card
+from protocol.card import Card, Kept
 from protocol.domains import domain_manifest, domain_named
 from protocol.errors import ConfigError, TransportError
 from protocol.manifest import Manifest
@@ -39,8 +40,10 @@ logger = logging.getLogger(__name__)
 LOOK_S = 1.0
 SURE_S = 7.0
 """A need elsewhere must last longer than it takes to read all cards again."""
-SEED_S = 30.0
-"""So long the last state of the domain from which ours branches is asked for."""
+COPY_S = 60.0
+"""So long those are waited for who keep a copy of our domain and cannot be called just now."""
+FAR_ROUNDS = 3
+"""By so many rounds a checkpoint may be behind what others have, where anchors are not common."""
 
 
 class Stay:
@@ -75,7 +78,7 @@ class Stay:
         self._status = status
         self._events = events
         self._copying: Copying | None = None
-        self._last_round, self._landed_s = -1, 0.0
+        self._contributions, self._landed_s = 0, 0.0
         self._seems_since_s: float | None = None
 
     @classmethod
@@ -122,16 +125,28 @@ class Stay:
         return Desk(self.domain, driver, self._kept)
 
     def is_behind(self, step: int) -> bool:
-        """Whether a copy of the domain's state is farther than this step, and nobody is there."""
-        cards = self._presence.cards.values()
-        copies = [
-            kept.step
-            for card in cards
-            for kept in card.kept
-            if kept.domain == self.domain and card.role != "left"
-        ]
-        newest = max([self._kept.step(self.domain), *copies])
-        return not self._presence.members() and newest > step
+        """Whether a checkpoint of this step is of less use than what others have.
+
+        If nobody is there, a copy of the state may be farther. And where anchors are not common,
+        who comes back with an old one would pull the others half the way to it.
+        """
+        if members := self._presence.members():
+            schedule = self._child_manifest().method.schedule
+            theirs = statistics.median_low(self._presence.cards[peer].step for peer in members)
+            return not self._is_common and theirs > step + FAR_ROUNDS * schedule.interval_steps
+        return max([self._kept.step(self.domain), *(k.step for k in self._copies())]) > step
+
+    def _copies(self) -> list[Kept]:
+        """Returns all copies of our domain's state, also of those who cannot give them now."""
+        cards = [card for card in self._presence.cards.values() if card.role != "left"]
+        return [kept for card in cards for kept in card.kept if kept.domain == self.domain]
+
+    def _child_manifest(self) -> Manifest:
+        return domain_manifest(self._manifest, self.domain)
+
+    @property
+    def _is_common(self) -> bool:
+        return self._child_manifest().method.mixing == "all"
 
     def follow(self, wire: Wire, our_card: Callable[[], Card]) -> None:
         """Takes the wire over, for copies."""
@@ -145,33 +160,51 @@ class Stay:
             our_card=lambda: self.guide.dressed(our_card()),
         )
 
-    async def prepare(self, mixing: Mixing) -> None:
+    async def keep_coming(self, our_card: Callable[[], Card]) -> None:
+        """Stays in the directory while the trainer loads; ends by being cancelled."""
+        await self._presence.run(
+            lambda: self.guide.dressed(replace(our_card(), role="coming")), lambda: None
+        )
+
+    async def prepare(self, mixing: Mixing) -> int:
         """Lets a new member begin at our own copy of the domain, or at the seed's last anchor.
 
-        Raises:
-            ConfigError: the seed cannot be had.
+        Returns:
+            The step of that copy; 0 if there is none.
         """
         await self._presence.refresh_quietly()  # loading took a while
+        await self._until_copies_can_be_had(mixing)
         seed = domain_named(self._manifest, self.domain).branch_from
         has_begun = any(map(mixing.round_of, range(len(mixing.outer))))
         if (copy := await self._copy()) is not None:
-            for fragment, each in enumerate(copy.fragments):
-                if each.round > mixing.round_of(fragment):  # else our checkpoint is farther
-                    mixing.load_state_blob(
-                        fragment, list(each.vectors), each.round, lineage=each.lineage
-                    )
+            await asyncio.to_thread(_load, copy, mixing)
             logger.info("going on from our copy of %s, of step %d", self.domain, copy.step)
-        elif seed and not has_begun and not self._has_begun():
+            return copy.step
+        if seed and not has_begun and not self._has_begun():
             state = await self._seed(seed)
             theirs = layout_of_run(domain_manifest(self._manifest, seed))
             for fragment, anchor in enumerate(branched_anchors(state, theirs, mixing.layout)):
                 first = mixing.outer[fragment].copy
                 mixing.load_state(fragment, anchor, first.state, first.own, 0)
             self._events.write("branched", of=seed, step=state.step)
+        return 0
+
+    async def _until_copies_can_be_had(self, mixing: Mixing) -> None:
+        """Waits while all who have what this domain came to are between two lives."""
+        here = max(self._kept.step(self.domain), *map(mixing.round_of, range(len(mixing.outer))))
+        with self._status.waits.on("who keeps a copy", which=self.domain, within_s=COPY_S):
+            deadline_s = asyncio.get_running_loop().time() + COPY_S
+            while not (here or self._has_begun()) and any(k.round for k in self._copies()):
+                if asyncio.get_running_loop().time() >= deadline_s:
+                    logger.warning("nobody could give us a copy of %s", self.domain)
+                    return
+                await asyncio.sleep(LOOK_S)
+                await self._presence.refresh_quietly()
 
     async def train(self, our_card: Callable[[], Card], driver: Driver) -> None:
         """Copies what is to be copied, and returns when this life is to end."""
         self._landed_s = asyncio.get_running_loop().time()
+        self._contributions = self._status.contributions
         await self._until(lambda: self._ends(our_card(), driver))
 
     async def idle(self, our_card: Callable[[], Card], on_refresh: Callable[[], None]) -> None:
@@ -195,15 +228,20 @@ class Stay:
                     await presence.announce(self.guide.dressed(goodbye))
 
     async def keep_final(self, outer: Sequence[OuterState]) -> None:
-        """Keeps the last state of the domain."""
+        """Keeps the last state of the domain.
+
+        Raises:
+            ConfigError: it is not finite, or cannot be written. Then we do not go on.
+        """
         total_steps = domain_named(self._manifest, self.domain).inner.total_steps
         state = state_of(outer, step=total_steps, is_final=True)
         try:
+            if not all(bool(each.anchor.isfinite().all()) for each in outer):
+                raise ConfigError("training has diverged: its values are not finite")
             await self._kept.keep(self.domain, state)
         except ConfigError as error:
-            self._status.notices.append(f"the expert of {self.domain} was not kept: {error}")
-            logger.warning("the expert of %s was not kept: %s", self.domain, error)
-            return
+            self.goes_on = self.guide.is_going = False
+            raise ConfigError(f"the expert of {self.domain} was not kept: {error}") from None
         self._events.write("domain_done", step=total_steps, round=state.round)
 
     async def _until(self, is_time: Callable[[], bool]) -> None:
@@ -228,6 +266,9 @@ class Stay:
         ):
             self.has_finished = True
             return True
+        total_steps = domain_named(self._manifest, self.domain).inner.total_steps
+        if self._status.is_done and self._status.step < total_steps:
+            return False  # --max-steps: it stays, and answers the others
         if standing is not None and standing.is_done:
             if not self._kept.is_final(self.domain):  # anybody can say so: first we want to see it
                 return False
@@ -263,16 +304,16 @@ class Stay:
 
     def _quiet_s(self) -> float:
         now_s = asyncio.get_running_loop().time()
-        if self._status.round != self._last_round:
-            self._last_round, self._landed_s = self._status.round, now_s
+        if self._status.contributions != self._contributions:  # what others still land is theirs
+            self._contributions, self._landed_s = self._status.contributions, now_s
         return now_s - self._landed_s
 
     def _has_begun(self) -> bool:
         return bool(self._presence.progress()[0])
 
     async def _copy(self) -> DomainState | None:
-        if not self._kept.step(self.domain):
-            return None
+        if not self._kept.step(self.domain) or (self._has_begun() and not self._is_common):
+            return None  # where anchors are not common, those who are there know better
         try:
             return await self._kept.load(self.domain)
         except ConfigError as error:
@@ -280,8 +321,8 @@ class Stay:
             return None
 
     async def _seed(self, name: str) -> DomainState:
-        deadline_s = asyncio.get_running_loop().time() + SEED_S
-        while asyncio.get_running_loop().time() < deadline_s:
+        self._status.phase = f"waiting for the last state of {name}, from which it branches"
+        while True:
             if not self._kept.is_final(name):
                 found = {s.domain: s for s in standings(self._manifest, self._presence.cards)}
                 await self._of_all.fetch(found[name])
@@ -290,12 +331,15 @@ class Stay:
                     return await self._kept.load(name)
             await asyncio.sleep(LOOK_S)
             await self._presence.refresh_quietly()
-        raise ConfigError(
-            f"domain {self.domain} branches from {name}, whose last state nobody could "
-            "give us; try again when a peer that has it is there"
-        )
 
     @property
     def _of_all(self) -> Copying:
         assert self._copying is not None, "follow() comes first"
         return self._copying
+
+
+def _load(copy: DomainState, mixing: Mixing) -> None:
+    """Takes over what is farther than what is here."""
+    for fragment, each in enumerate(copy.fragments):
+        if each.round > mixing.round_of(fragment):
+            mixing.load_state_blob(fragment, list(each.vectors), each.round, lineage=each.lineage)

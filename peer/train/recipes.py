@@ -4,7 +4,8 @@
 `stdlib:GLOB` the files of it that match. `package:NAME/GLOB` is files of an installed package:
 found by its metadata, never imported, and never outside its folder. It must have come from an
 index, so that these two kinds are public text. `text:GLOB` is files of the operator's own.
-`hf:DATASET` is where Hugging Face datasets will go. Several globs are joined with `|`.
+`hf:DATASET` is where Hugging Face datasets will go. Several globs are joined with `|`; each has at
+most one `**`, and 16 parts from its first wildcard on, as a stranger's must not take forever.
 """
 
 import glob
@@ -25,6 +26,10 @@ MIX = "mix:"
 AND = " + "
 """Joins the recipes of a mix, see `peer.train.data`."""
 
+MAX_PARTS = 16
+"""Of a glob, from its first wildcard on."""
+
+# In lower case, and compared so: not every file system tells the two apart.
 _NOT_IN_STDLIB = {  # installed beside it, or neither code nor prose
     "site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "__pycache__",
 }  # fmt: skip
@@ -66,11 +71,11 @@ def _stdlib(argument: str) -> tuple[Files, str]:
     files = [
         (relative, path)
         for relative, path in _inside(root, argument or "**/*.py", recipe)
-        if not _NOT_IN_STDLIB & set(PurePosixPath(relative).parts)
-        and not path.name.startswith(_NOT_EVERYWHERE)
+        if not _NOT_IN_STDLIB & set(PurePosixPath(relative.casefold()).parts)
+        and not path.name.casefold().startswith(_NOT_EVERYWHERE)
     ]
     if not files:
-        raise ConfigError(f"data.recipe {recipe} matches no file of the standard library in {root}")
+        raise ConfigError(f"data.recipe {recipe!r} matches no file of the standard library in {root}")
     which = f"{argument} of " if argument else ""
     version = platform.python_version()
     return files, f"{len(files)} files of {which}the Python {version} standard library"
@@ -80,16 +85,16 @@ def _package(argument: str) -> tuple[Files, str]:
     recipe = f"package:{argument}"
     match = _PACKAGE.fullmatch(argument)
     if match is None:
-        raise ConfigError(f"data.recipe {recipe}: write package:NAME/GLOB")
+        raise ConfigError(f"data.recipe {recipe!r}: write package:NAME/GLOB")
     name, pattern = match["name"], match["pattern"]
     root, version = _installed(name, recipe)
     files = [
         (relative, path)
         for relative, path in _inside(root, pattern, recipe)
-        if "__pycache__" not in PurePosixPath(relative).parts
+        if "__pycache__" not in PurePosixPath(relative.casefold()).parts
     ]
     if not files:
-        raise ConfigError(f"data.recipe {recipe} matches no file of {name} {version} in {root}")
+        raise ConfigError(f"data.recipe {recipe!r} matches no file of {name} {version} in {root}")
     _require_no_way_out(root, files, recipe)
     return files, f"{len(files)} files of {pattern} of the package {name} {version}"
 
@@ -97,18 +102,21 @@ def _package(argument: str) -> tuple[Files, str]:
 def _installed(name: str, recipe: str) -> tuple[Path, str]:
     """Return the folder and the version of an installed package."""
     found = importlib.metadata.packages_distributions().get(name, ())
+    providers = []  # several, if it is a namespace: files of each may lie in the folder
     for distribution in map(importlib.metadata.distribution, dict.fromkeys(found)):
         root = Path(str(distribution.locate_file(name)))
         if root.is_dir() and root.parent.name in _PACKAGE_FOLDERS:
             if distribution.read_text("direct_url.json") is not None:
                 raise ConfigError(
-                    f"data.recipe {recipe}: {name} was not installed from a package index, so it "
-                    "may be private; use a text:GLOB recipe"
+                    f"data.recipe {recipe!r}: {name} was not installed from a package index, so "
+                    "it may be private; use a text:GLOB recipe"
                 )
-            return root, distribution.version
-    raise ConfigError(
-        f"data.recipe {recipe}: there is no installed package {name} here; pip install it"
-    )
+            providers.append((root, distribution.version))
+    if not providers:
+        raise ConfigError(
+            f"data.recipe {recipe!r}: there is no installed package {name} here; pip install it"
+        )
+    return providers[0]
 
 
 def _inside(root: Path, patterns: str, recipe: str) -> Files:
@@ -118,30 +126,49 @@ def _inside(root: Path, patterns: str, recipe: str) -> Files:
         parts = PurePosixPath(pattern).parts
         if not parts or pattern.startswith("/") or ".." in parts or "\\" in pattern:
             raise ConfigError(
-                f"data.recipe {recipe}: {pattern!r} leads out of {root.name}; a pattern is "
+                f"data.recipe {recipe!r}: {pattern!r} leads out of {root.name}; a pattern is "
                 "relative, without '..'"
             )
+        _require_modest(pattern, recipe)
         matches.update(glob.iglob(pattern, root_dir=root, recursive=True))
     relatives = sorted(Path(match).as_posix() for match in matches if (root / match).is_file())
     return [(relative, root / relative) for relative in relatives]
+
+
+def _require_modest(pattern: str, recipe: str) -> None:
+    """Refuse a pattern that no file system knows, or that could take forever to match."""
+    if not pattern.isprintable():
+        raise ConfigError(f"data.recipe {recipe!r}: a pattern has no control characters")
+    path = Path(pattern)
+    wild = path.parts[len(_fixed_part(path).parts) :]
+    if wild.count("**") > 1:
+        raise ConfigError(f"data.recipe {recipe!r}: a pattern has at most one '**'")
+    if len(wild) > MAX_PARTS:
+        raise ConfigError(
+            f"data.recipe {recipe!r:.80}: a pattern has at most {MAX_PARTS} parts from its first "
+            "wildcard on"
+        )
 
 
 def _require_no_way_out(root: Path, files: Iterable[tuple[str, Path]], recipe: str) -> None:
     home = root.resolve()
     for relative, path in files:
         if not path.resolve().is_relative_to(home):
-            raise ConfigError(f"data.recipe {recipe}: {relative} is a link that leads elsewhere")
+            raise ConfigError(f"data.recipe {recipe!r}: {relative!r} is a link that leads elsewhere")
 
 
 def _text(argument: str) -> tuple[Files, str]:
+    recipe = f"text:{argument}"
     found: dict[Path, str] = {}
-    for pattern in map(Path.expanduser, map(Path, argument.split(OR))):
+    for given in argument.split(OR):
+        _require_modest(given, recipe)
+        pattern = Path(given).expanduser()
         root = _fixed_part(pattern)
         for match in map(Path, glob.iglob(str(pattern), recursive=True)):
             if match.is_file():
                 found.setdefault(match, match.relative_to(root).as_posix())
     if not found:
-        raise ConfigError(f"data.recipe text:{argument} matches no file on this machine")
+        raise ConfigError(f"data.recipe {recipe!r} matches no file on this machine")
     files = sorted((relative, path) for path, relative in found.items())
     return files, f"{len(files)} files of {argument}"
 
@@ -155,7 +182,7 @@ def _fixed_part(pattern: Path) -> Path:
 
 def _hf(argument: str) -> tuple[Files, str]:
     # A later version downloads a pinned revision here and returns its text files.
-    raise ConfigError(f"data.recipe hf:{argument}: not in this version; use text:GLOB")
+    raise ConfigError(f"data.recipe {f'hf:{argument}'!r}: not in this version; use text:GLOB")
 
 
 RECIPES: dict[str, Callable[[str], tuple[Files, str]]] = {

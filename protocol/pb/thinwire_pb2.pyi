@@ -209,7 +209,7 @@ class DialBackReply(_message.Message):
     def __init__(self, reached: _Optional[_Iterable[str]] = ..., failed: _Optional[_Iterable[str]] = ..., refusal: _Optional[str] = ...) -> None: ...
 
 class PeerCard(_message.Message):
-    __slots__ = ("wire_addresses", "multiaddrs", "role", "step", "round", "tokens", "software", "reach", "relays", "up_bps", "down_bps", "life", "began_unix_s", "domain", "memory_bytes", "flops_per_s", "kept", "stays")
+    __slots__ = ("wire_addresses", "multiaddrs", "role", "step", "round", "tokens", "software", "reach", "relays", "up_bps", "down_bps", "life", "began_unix_s", "domain", "memory_bytes", "flops_per_s", "kept", "stays", "unable")
     WIRE_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     MULTIADDRS_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -228,6 +228,7 @@ class PeerCard(_message.Message):
     FLOPS_PER_S_FIELD_NUMBER: _ClassVar[int]
     KEPT_FIELD_NUMBER: _ClassVar[int]
     STAYS_FIELD_NUMBER: _ClassVar[int]
+    UNABLE_FIELD_NUMBER: _ClassVar[int]
     wire_addresses: _containers.RepeatedScalarFieldContainer[str]
     multiaddrs: _containers.RepeatedScalarFieldContainer[str]
     role: str
@@ -246,7 +247,8 @@ class PeerCard(_message.Message):
     flops_per_s: int
     kept: _containers.RepeatedCompositeFieldContainer[KeptState]
     stays: bool
-    def __init__(self, wire_addresses: _Optional[_Iterable[str]] = ..., multiaddrs: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ..., reach: _Optional[str] = ..., relays: _Optional[_Iterable[str]] = ..., up_bps: _Optional[int] = ..., down_bps: _Optional[int] = ..., life: _Optional[bytes] = ..., began_unix_s: _Optional[float] = ..., domain: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., flops_per_s: _Optional[int] = ..., kept: _Optional[_Iterable[_Union[KeptState, _Mapping]]] = ..., stays: _Optional[bool] = ...) -> None: ...
+    unable: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, wire_addresses: _Optional[_Iterable[str]] = ..., multiaddrs: _Optional[_Iterable[str]] = ..., role: _Optional[str] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., tokens: _Optional[int] = ..., software: _Optional[str] = ..., reach: _Optional[str] = ..., relays: _Optional[_Iterable[str]] = ..., up_bps: _Optional[int] = ..., down_bps: _Optional[int] = ..., life: _Optional[bytes] = ..., began_unix_s: _Optional[float] = ..., domain: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., flops_per_s: _Optional[int] = ..., kept: _Optional[_Iterable[_Union[KeptState, _Mapping]]] = ..., stays: _Optional[bool] = ..., unable: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class KeptState(_message.Message):
     __slots__ = ("domain", "round", "step", "is_final")

@@ -300,3 +300,16 @@ def test_who_was_sent_to_a_domain_is_not_sent_on() -> None:
     cards |= {PEERS[2]: card("math", 10), PEERS[3]: card("math", 10)}
     assert {chosen(cards, peer, FREE) for peer in PEERS[:2]} == {"law"}
     assert sorted(str(chosen(cards, peer, FREE)) for peer in PEERS[2:4]) == ["math", "wiki"]
+
+
+def test_nobody_waits_for_one_who_cannot_go(  # it lacks the text, and its card says so
+) -> None:
+    math = {peer: card("math", 10) for peer in PEERS[:2]}
+    wiki = {PEERS[2]: card("wiki", 10)}
+    drawn = next(peer for peer in PEERS[:2] if chosen(math | wiki, peer, FREE) == "law")
+    (other,) = set(PEERS[:2]) - {drawn}
+    cards = math | wiki | {drawn: card("math", 10, unable=("law",))}
+    assert chosen(cards, other, FREE) == "law"
+    able = frozenset({"math", "wiki"})
+    stays = choice(FREE, cards, our_id=drawn, able=able, flops=FLOPS, needed_bytes=NEEDED_BYTES)
+    assert stays == "math"

@@ -437,7 +437,7 @@ def test_what_nobody_asks_for_is_let_go_of(town: Town) -> None:
 
 def test_fragments_of_different_rounds_make_a_state_of_the_lowest(town: Town) -> None:
     alone = town.add("alone", "math")
-    alone.train(200)
+    alone.train(160)
     late, early = state_at("math", 200), state_at("math", 160)
     fragments: list[FragmentState] = [early.fragments[0], *late.fragments[1:]]
     mixed = DomainState(210, False, fragments)

@@ -14,7 +14,7 @@ from peer.domains import kept
 from peer.domains.desk import Desk
 from peer.domains.guide import DOMAINS, PATIENCE_S, QUIET_S, SETTLE_S, Guide
 from peer.domains.kept import KEPT, KeptStates
-from peer.domains.stay import LOOK_S, SEED_S, SURE_S, Stay
+from peer.domains.stay import COPY_S, FAR_ROUNDS, LOOK_S, SURE_S, Stay
 from peer.driver import Driver
 from peer.method import mixing_of
 from peer.mixing import Mixing
@@ -165,7 +165,7 @@ def test_a_life_ends_when_its_domain_is_over_and_quiet(ours: Ours) -> None:
     ours.go(10 * QUIET_S)
     assert not training.done()
     ours.finish()
-    ours.status.round = 15
+    ours.status.contributions = 15
     ours.go(QUIET_S - LOOK_S)
     assert not training.done(), "what others contributed may still land"
     ours.go(3 * LOOK_S)
@@ -177,11 +177,20 @@ def test_a_life_ends_when_its_domain_is_over_and_quiet(ours: Ours) -> None:
 def test_a_landing_makes_us_wait_anew(ours: Ours) -> None:
     training = ours.training()
     ours.finish()
+    for contributions in range(1, 8):
+        ours.go(QUIET_S - 2 * LOOK_S)
+        ours.status.contributions = contributions
+    assert not training.done()
+    ours.go(QUIET_S + 3 * LOOK_S)
+    assert training.done()
+
+
+def test_landings_of_others_keep_nobody(ours: Ours) -> None:
+    training = ours.training()
+    ours.finish()
     for round in range(1, 8):
         ours.go(QUIET_S - 2 * LOOK_S)
         ours.status.round = round
-    assert not training.done()
-    ours.go(QUIET_S + 3 * LOOK_S)
     assert training.done()
 
 
@@ -408,17 +417,26 @@ def test_the_last_state_is_kept_as_it_is(domain: str, enter: Enter) -> None:
     assert ours.names()[-1] == "domain_done"
 
 
-def test_a_full_disk_is_a_notice_and_the_domain_is_not_done(
+def test_after_a_full_disk_we_do_not_go_on_and_the_domain_is_not_done(
     ours: Ours, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise ConfigError("cannot write: No space left on device")
 
     monkeypatch.setattr(kept, "TensorFile", full)
-    ours.do(ours.stay.keep_final(mixing_at(TWO, "law", 280).outer))
-    assert "the expert of law was not kept" in ours.status.notices[-1]
-    assert "No space left" in ours.status.notices[-1]
+    ours.stay.goes_on = ours.stay.guide.is_going = True
+    with pytest.raises(ConfigError, match=r"^the expert of law was not kept: .*No space left"):
+        ours.do(ours.stay.keep_final(mixing_at(TWO, "law", 280).outer))
+    assert not (ours.stay.goes_on or ours.stay.guide.is_going)
     assert "domain_done" not in ours.names()
+    assert not ours.kept.is_final("law")
+
+
+def test_a_model_that_has_diverged_is_no_expert(ours: Ours) -> None:
+    mixing = mixing_at(TWO, "law", 280)
+    mixing.outer[0].anchor[0] = float("nan")
+    with pytest.raises(ConfigError, match="diverged"):
+        ours.do(ours.stay.keep_final(mixing.outer))
     assert not ours.kept.is_final("law")
 
 
@@ -515,16 +533,51 @@ def test_a_seed_whose_copy_is_damaged_is_fetched_from_others(enter: Enter, tmp_p
     assert_branched(prepared(ours, "math"))
 
 
-def test_a_seed_that_nobody_can_give_is_one_clear_line(enter: Enter, tmp_path: Path) -> None:
+def test_a_seed_that_nobody_can_give_now_is_waited_for(enter: Enter, tmp_path: Path) -> None:
     ours = enter(RUN, wanted="math")
     ours.meet(OTHER, kept=(last("seed"),))  # and gives nothing
     assert ours.choose() == "math"
+    mixing = mixing_of(domain_manifest(RUN, "math"), IDS[OURS])
+    preparing = ours.loop.create_task(ours.stay.prepare(mixing))
+    ours.go(300)
+    assert not preparing.done()
+    assert "last state of seed" in ours.status.phase
+    ours.donate(OTHER + 1, tmp_path / "other", "seed")
+    ours.go(300)
+    assert preparing.done()
+    assert_branched(mixing)
+
+
+def test_copies_whose_keepers_cannot_be_called_just_now_are_waited_for(
+    ours: Ours, tmp_path: Path
+) -> None:
+    between = Card(wire_addresses=(), role="coming", kept=(Kept("law", 7, 140, is_final=False),))
+    ours.hall.show(OTHER, between)
+    mixing = mixing_of(domain_manifest(TWO, "law"), IDS[OURS])
+    preparing = ours.loop.create_task(ours.stay.prepare(mixing))
+    ours.go(COPY_S / 2)
+    assert not preparing.done()
+    ours.meet(OTHER, kept=between.kept)
+    ours.go(10)
+    assert preparing.done()
+
+
+def test_copies_that_nobody_ever_gives_are_not_waited_for_for_ever(ours: Ours) -> None:
+    lost = Kept("law", 7, 140, is_final=False)
+    ours.hall.show(OTHER, Card(wire_addresses=(), role="coming", kept=(lost,)))
     began_s = ours.loop.time()
-    with pytest.raises(ConfigError) as error:
-        prepared(ours, "math")
-    assert "\n" not in str(error.value)
-    assert "domain math branches from seed" in str(error.value)
-    assert SEED_S <= ours.loop.time() - began_s < 3 * SEED_S
+    prepared(ours, "law")
+    assert COPY_S <= ours.loop.time() - began_s < 2 * COPY_S
+
+
+def test_where_anchors_are_not_common_a_checkpoint_of_long_ago_is_left(enter: Enter) -> None:
+    ours = enter(RUN, wanted="wiki")  # of pairs
+    assert ours.choose() == "wiki"
+    far = 200 + FAR_ROUNDS * domain_manifest(RUN, "wiki").method.schedule.interval_steps
+    ours.meet(OTHER, "wiki", step=far)
+    assert not ours.stay.is_behind(200)
+    ours.meet(OTHER, "wiki", step=far + 1)
+    assert ours.stay.is_behind(200)
 
 
 def test_a_branch_that_has_begun_needs_its_seed_no_more(enter: Enter, tmp_path: Path) -> None:
