@@ -29,8 +29,7 @@ DOMAINS = (
     ),
 )
 
-METHODS = tuple(name for name in common.METHODS if name not in ("noloco", "gossip-stream"))
-"""Not those of pairs: most domains of the demo have a single peer."""
+METHODS = tuple(common.METHODS)
 DEFAULT_STEPS = 800
 """On average over the domains: the division gives the harder ones more."""
 FEWEST_STEPS = 200

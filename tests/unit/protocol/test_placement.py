@@ -302,8 +302,8 @@ def test_who_was_sent_to_a_domain_is_not_sent_on() -> None:
     assert sorted(str(chosen(cards, peer, FREE)) for peer in PEERS[2:4]) == ["math", "wiki"]
 
 
-def test_nobody_waits_for_one_who_cannot_go(  # it lacks the text, and its card says so
-) -> None:
+def test_nobody_waits_for_one_who_cannot_go() -> None:
+    """It lacks the text, and its card says so."""
     math = {peer: card("math", 10) for peer in PEERS[:2]}
     wiki = {PEERS[2]: card("wiki", 10)}
     drawn = next(peer for peer in PEERS[:2] if chosen(math | wiki, peer, FREE) == "law")

@@ -7,7 +7,6 @@ from peer.demo.experts import script
 from peer.demo.picture import COLOURS
 from peer.demo.script import METHODS
 from peer.experts.settings import undivided
-from peer.settings import method_settings
 from peer.train.recipes import files_of
 from protocol.errors import ConfigError
 
@@ -32,12 +31,7 @@ def test_no_file_is_in_two_domains() -> None:
     assert all(one.isdisjoint(other) for one, other in combinations(files, 2))
 
 
-def test_a_peer_that_is_alone_can_land() -> None:
-    of_all = [name for name in METHODS if method_settings(name)["mixing"] == "all"]
-    assert list(script.METHODS) == of_all
-
-
-@pytest.mark.parametrize(("method", "steps"), [("adam", 800), ("noloco", 800), ("diloco", 100)])
+@pytest.mark.parametrize(("method", "steps"), [("adam", 800), ("diloco", 100)])
 def test_what_cannot_be_played_is_refused(method: str, steps: int) -> None:
     with pytest.raises(ConfigError, match="the demo"):
         script.run_toml(method, seed=0, steps=steps)
