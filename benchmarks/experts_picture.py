@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib
 from matplotlib.axes import Axes
 
 from benchmarks.experts_figures import Bits, change
 from peer.sim.style import BLUE, GREEN, GREY, GRID, ORANGE, PURPLE, heading, new_figure, save
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
+_DPI = 110
 _MOST_ABOVE = 1.5
 """Bits above the best of a column; from there on all have one colour."""
 
@@ -33,12 +35,12 @@ def draw(
         subtitle: What was trained.
     """
     figure = new_figure()
-    figure.set_dpi(110)
     grid = figure.add_gridspec(1, 2, width_ratios=(1.25, 1))
     domains = list(next(iter(matrix.values())))
     _draw_matrix(figure.add_subplot(grid[0]), matrix, domains, num_own)
     _draw_changes(figure.add_subplot(grid[1]), arms, baseline, domains, num_own)
-    save(figure, path, title="Domain experts at equal compute", subtitle=subtitle)
+    with matplotlib.rc_context({"savefig.dpi": _DPI}):
+        save(figure, path, title="Domain experts at equal compute", subtitle=subtitle)
 
 
 def _draw_matrix(

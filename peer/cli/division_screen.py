@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from peer.experts.divided import difficulties, read_texts
+from peer.experts.division import DIVISIONS
 from peer.experts.settings import undivided
 from peer.experts.table import as_data, notes, render, rows_of, totals_lines, totals_of
 from peer.experts.undivided import domains_of
@@ -36,8 +37,12 @@ def plan_experts(
         console: For people.
 
     Raises:
-        ConfigError: a setting is wrong, or a share cannot be had.
+        ConfigError: a setting is wrong, a domain has no text or another's, or a share cannot be
+            had.
     """
+    if division is not None and division not in DIVISIONS:
+        *others, last = DIVISIONS
+        raise ConfigError(f"--division {division}: it is {', '.join(others)} or {last}")
     settings = read_settings(path)
     if not settings.get("domains"):
         raise ConfigError(f"{path} has no [[domains]]; see docs/experts.md")
@@ -46,10 +51,10 @@ def plan_experts(
         settings["experts"] = {**experts, "division": division} if isinstance(experts, dict) else 0
     found = undivided({**settings, "founder": "nobody"})
     unknown = found.unknown("both" if probe else found.manifest.experts.division)
-    probed = {}
-    if unknown and probe is not False:
-        with Console(stderr=True).status("reading the text") as status:
-            probed = difficulties(found, read_texts(found, status.update), unknown, status.update)
+    with Console(stderr=True).status("reading the text") as status:
+        corpora = read_texts(found, status.update)  # also if none is measured, as `new` does
+        measured = [] if probe is False else unknown
+        probed = difficulties(found, corpora, measured, status.update)
     manifest = found.manifest.model_copy(update={"domains": domains_of(found, probed)})
     totals = totals_of(found, probed)
     if as_json:

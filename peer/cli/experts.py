@@ -61,18 +61,23 @@ def evaluate(
     """
     if prior not in (None, *_PRIORS):
         raise ConfigError(f"--prior {prior}: it is uniform or estimated")
-    if png is not None and not png.absolute().parent.is_dir():
-        raise ConfigError(f"--png {png}: there is no folder {png.parent}")
+    if png is not None:
+        _require_place_for_png(png)
     unseen = _named_recipes(text or [])
     notes = Console(stderr=True)
     with notes.status("loading"):  # torch takes seconds, and so may texts
         import torch
 
+        from peer.experts.asking import require_top_k
         from peer.experts.evaluation_report import as_data, labels, show
         from peer.experts.folder import read_folder
         from peer.experts.held_out import held_out_texts
 
         models = read_folder(directory)
+        try:
+            require_top_k(top_k, len(models.experts))
+        except ValueError as error:
+            raise ConfigError(f"--{error}") from None
         if max(expert.num_parameters for expert in models.experts) < SMALL_PARAMETERS:
             torch.set_num_threads(1)
         chosen = None if domains is None else [name.strip() for name in domains.split(",")]
@@ -99,6 +104,15 @@ def evaluate(
         print(json.dumps(as_data(evaluation, models.run_id), allow_nan=False))
     else:
         show(evaluation, Console())
+
+
+def _require_place_for_png(png: Path) -> None:
+    if png.suffix.lower() != ".png":
+        raise ConfigError(f"--png {png}: the picture is a PNG; let its name end with .png")
+    if png.is_dir():
+        raise ConfigError(f"--png {png}: that is a folder; name a file in it")
+    if not png.absolute().parent.is_dir():
+        raise ConfigError(f"--png {png}: there is no folder {png.parent}")
 
 
 def _named_recipes(given: list[str]) -> dict[str, str]:
@@ -165,6 +179,10 @@ def export(
 
     It holds safetensors, what they are (experts.json), and a small loader for them.
     """
+    if average and evaluation is not None:
+        raise ConfigError(
+            "--evaluation is of each expert, and --average makes one of all: give one of the two"
+        )
     console = Console()
     with console.status("loading"):
         from peer.experts import export as exports
@@ -175,7 +193,9 @@ def export(
         models = read_folder(directory)
     if not partial:
         exports.require_complete(models)
-    figures = Figures() if evaluation is None else read_figures(evaluation, models.experts)
+    figures = (
+        Figures() if evaluation is None else read_figures(evaluation, models.experts, models.run_id)
+    )
     with console.status("writing"):
         if average:
             catalogue = exports.export(models, [mean_of(models.experts)], to)

@@ -42,7 +42,7 @@ def generate(
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**63 - 1, help="Equal seeds give equal texts.")
     ] = None,
-    top_k_experts: Annotated[
+    top_k: Annotated[
         int | None, typer.Option(min=1, help="At each byte only so many experts count.")
     ] = None,
     sparse: Annotated[
@@ -75,7 +75,7 @@ def generate(
         except ValueError as error:
             raise ConfigError(f"--{error}") from None
         models = read_folder(directory)
-        ensemble = _ensemble(models, expert, top_k_experts, is_sparse=sparse, is_average=average)
+        ensemble = _ensemble(models, expert, top_k, is_sparse=sparse, is_average=average)
         generator = torch.Generator()
         if seed is None:
             generator.seed()
@@ -113,6 +113,7 @@ def _prompt(given: str | None) -> bytes:
 def _ensemble(
     models: "ModelFolder", name: str | None, top_k: int | None, *, is_sparse: bool, is_average: bool
 ) -> "Ensemble":
+    from peer.experts.asking import require_top_k
     from peer.experts.ensemble import Ensemble
     from peer.experts.mean import mean_of
 
@@ -120,15 +121,17 @@ def _ensemble(
     if models.prior is not None:
         prior = [models.prior[each.name] for each in experts]
     if is_average:
-        experts, prior = [mean_of(experts, prior)], None
+        experts, prior = [mean_of(experts)], None
     if name is not None:
         found = [each for each in experts if each.name == name]
         if not found:
             names = ", ".join(each.name for each in experts)
             raise ConfigError(f"there is no expert {name} in {models.path}; there is {names}")
         experts, prior = found, None
-    if top_k is not None and top_k > len(experts):
-        raise ConfigError(f"--top-k-experts {top_k} is too many: there are {len(experts)} experts")
+    try:
+        require_top_k(top_k, len(experts))
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from None
     return Ensemble.of(experts, prior=prior, top_k=top_k, is_sparse=is_sparse)
 
 

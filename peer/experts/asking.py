@@ -19,6 +19,17 @@ from torch import Tensor
 from optim.posterior import log_weights
 
 
+def require_top_k(top_k: int | None, num_experts: int) -> None:
+    """Refuse to ask for more of the heaviest experts than there are, or for none; None is all.
+
+    Raises:
+        ValueError: says how many there may be.
+    """
+    if top_k is not None and not 1 <= top_k <= num_experts:
+        most = "1, as there is one expert" if num_experts == 1 else f"from 1 to {num_experts} (all)"
+        raise ValueError(f"top-k must be {most}, not {top_k}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Asking:
     """See the module docstring.
@@ -43,8 +54,7 @@ class Asking:
     all_every_blocks: int = 8
 
     def __post_init__(self) -> None:
-        if self.top_k is not None and not 1 <= self.top_k <= self.num_experts:
-            raise ValueError(f"top_k must be from 1 to {self.num_experts} (all), not {self.top_k}")
+        require_top_k(self.top_k, self.num_experts)
         if min(self.block_tokens, self.all_every_blocks) < 1:
             raise ValueError("block_tokens and all_every_blocks must be at least 1")
         if not 0 <= self.least_weight <= 1:

@@ -15,6 +15,8 @@ from protocol.manifest import DataSpec, DomainName, Frac, ModelSpec, Spec
 CATALOGUE = "experts.json"
 FORMAT: Literal["thinwire experts"] = "thinwire experts"
 VERSION: Literal[1] = 1
+PRIOR_TOLERANCE = 1e-3
+"""By how much the sum of a prior may differ from 1."""
 
 _MAX_BYTES = 1 << 20
 _MAX_EXPERTS = 64
@@ -46,7 +48,8 @@ class Catalogue(Spec):
 
     format: Literal["thinwire experts"] = FORMAT
     version: Literal[1] = VERSION
-    run_id: str = ""
+    run_id: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """Of the run that trained them; empty if nobody knows."""
     experts: Annotated[list[ExpertEntry], Field(min_length=1, max_length=_MAX_EXPERTS)]
     prior: dict[DomainName, Frac] | None = None
     """By expert, estimated on text that no figure here is of; null: uniform."""
@@ -62,7 +65,7 @@ class Catalogue(Spec):
         if self.prior is not None:
             if set(self.prior) != set(names):
                 raise ValueError("the prior is not of these experts")
-            if abs(sum(self.prior.values()) - 1) > 1e-3:
+            if abs(sum(self.prior.values()) - 1) > PRIOR_TOLERANCE:
                 raise ValueError(f"the prior sums to {sum(self.prior.values()):.6g} instead of 1")
         return self
 

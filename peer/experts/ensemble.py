@@ -15,9 +15,8 @@ from torch.nn import functional
 
 from optim.posterior import evidence_before, log_prior_of, mixture_log_probs
 from peer.experts.asking import Asking
-from peer.experts.expert import Expert
+from peer.experts.expert import Expert, require_one_tokenizer
 from peer.experts.reading import Reading
-from peer.train.model import VOCAB_SIZE
 from protocol.errors import ConfigError
 
 
@@ -115,17 +114,7 @@ class Ensemble(nn.Module):
         """
         if not experts:
             raise ConfigError("an ensemble needs at least one expert, and there is none")
-        first = experts[0]
-        for expert in experts:
-            if expert.tokenizer != first.tokenizer:
-                raise ConfigError(
-                    f"experts {first.name} and {expert.name} cannot be one ensemble: their "
-                    f"tokenizers are {first.tokenizer!r} and {expert.tokenizer!r}"
-                )
-        if first.tokenizer not in VOCAB_SIZE:
-            raise ConfigError(
-                f"the experts' tokenizer is {first.tokenizer!r}; there is {', '.join(VOCAB_SIZE)}"
-            )
+        require_one_tokenizer((expert.name, expert.tokenizer) for expert in experts)
         models = [expert.model() for expert in experts]
         try:
             return cls(

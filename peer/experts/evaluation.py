@@ -17,7 +17,7 @@ from torch import Tensor
 
 from optim.posterior import estimated_prior
 from peer.experts.expert import Expert
-from peer.experts.held_out import HeldOut
+from peer.experts.held_out import PRIOR_FRAC, HeldOut
 from peer.experts.jury import Jury, Kind, Prior
 from peer.train.batches import validation_batches
 from peer.train.config import EVALUATION_BYTES
@@ -25,8 +25,6 @@ from peer.train.data import Text
 from protocol.errors import ConfigError
 
 _BATCH = 16
-_PRIOR_FRAC = 0.25
-"""Bytes read to estimate a prior, for each byte tested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,8 @@ class Evaluation:
         experts: Who was judged.
         columns: The texts, of experts' own domains first.
         rows: Experts in their order, then ensembles, then the average if there can be one.
-        prior: By expert, for text of any of their domains; None if none was estimated.
+        prior: By expert, for text of any of their domains; None if none was estimated, or one of
+            their domains is not among the columns.
         top_k: How many experts had a weight at a time in an ensemble; None is all.
         asked_frac: In a sparse ensemble, how much experts were asked, of all; None: not sparse.
     """
@@ -121,7 +120,7 @@ def evaluate(
     """
     context = min(expert.spec.context for expert in experts)
     priors = priors if len(experts) > 1 else ()
-    fit_bytes = int(max_bytes * _PRIOR_FRAC) if "estimated" in priors else 0
+    fit_bytes = int(max_bytes * PRIOR_FRAC) if "estimated" in priors else 0
     readings = [
         _Reading(text, context, fit_bytes=fit_bytes, test_bytes=max_bytes) for text in texts
     ]
@@ -146,6 +145,9 @@ def evaluate(
         weights = {kind: prior if kind == "estimated" else None for kind in priors}
         found[text.name] = jury.bits_per_byte(read(reading.to_test, text.name), weights)
         columns.append(reading.column(_by_name(experts, prior)))
+    is_for_all = {expert.name for expert in experts} <= {
+        text.name for text in texts if not text.is_unseen
+    }
     return Evaluation(
         context=context,
         experts=experts,
@@ -154,7 +156,7 @@ def evaluate(
             Row(name, kind, {text: bits[kind, name] for text, bits in found.items()})
             for kind, name in found[texts[0].name]
         ],
-        prior=_by_name(experts, _common_prior(common)),
+        prior=_by_name(experts, _common_prior(common)) if is_for_all else None,
         top_k=top_k,
         asked_frac=jury.asked_frac if is_sparse else None,
     )

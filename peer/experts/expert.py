@@ -1,5 +1,6 @@
 """One expert: a model of its own size, which knows one domain best."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -52,6 +53,26 @@ class Expert:
             words = str(error).splitlines()[-1].strip()
             raise ConfigError(f"expert {self.name} does not fit its shape: {words}") from None
         return model.requires_grad_(False).eval()
+
+
+def require_one_tokenizer(tokenizers: Iterable[tuple[str, str]]) -> None:
+    """Refuses experts that do not share a tokenizer, or have one that is not known here.
+
+    Args:
+        tokenizers: The name of each expert and its tokenizer.
+
+    Raises:
+        ConfigError: names two of them.
+    """
+    (first, ours), *others = tokenizers
+    for name, tokenizer in others:
+        if tokenizer != ours:
+            raise ConfigError(
+                f"experts share one tokenizer, and these do not: {first} has {ours!r}, {name} has "
+                f"{tokenizer!r}"
+            )
+    if ours not in VOCAB_SIZE:
+        raise ConfigError(f"the experts' tokenizer is {ours!r}; there is {', '.join(VOCAB_SIZE)}")
 
 
 def expert_of(

@@ -2,7 +2,7 @@
 
     OUT/experts.json        what is here, see `peer.experts.catalogue`
     OUT/law.safetensors     the parameters of one expert, fp32, by their names in the model
-    OUT/load_experts.py     loads and mixes them with torch and safetensors alone
+    OUT/load_experts.py     loads and mixes them with torch, safetensors and numpy alone
     OUT/README.md           says so
 
 It is written beside its place and renamed, so it is there in full or not at all.
@@ -38,10 +38,11 @@ def require_complete(models: ModelFolder) -> None:
         if expert.step < expert.total_steps
     ]
     if problems:
+        is_export = (models.path / CATALOGUE).exists()
+        todo = "" if is_export else "wait until this peer keeps the final ones, "
         raise ConfigError(
-            f"{models.path} is not complete: {', '.join(problems)}; wait until this peer keeps "
-            "the final ones, export from the folder of a peer that does, or take what is there "
-            "with --partial"
+            f"{models.path} is not complete: {', '.join(problems)}; {todo}export from the folder "
+            "of a peer that keeps the final ones, or take what is there with --partial"
         )
 
 

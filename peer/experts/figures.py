@@ -7,12 +7,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from peer.experts.catalogue import PRIOR_TOLERANCE
 from peer.experts.expert import Expert
 from protocol.errors import ConfigError
+from protocol.manifest import Frac
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,9 @@ class Figures:
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True)  # what it says besides is for others
+    model_config = ConfigDict(
+        frozen=True, allow_inf_nan=False
+    )  # what it says besides is for others
 
 
 class _Judged(_Part):
@@ -40,20 +44,34 @@ class _Judged(_Part):
 class _Row(_Part):
     name: str
     kind: str
-    bits_per_byte: dict[str, float | None]
+    bits_per_byte: dict[str, Annotated[float, Field(ge=0)] | None]
 
 
 class _Evaluation(_Part):
+    run_id: str = ""
     experts: list[_Judged]
     rows: list[_Row]
-    prior: dict[str, float] | None
+    prior: dict[str, Frac] | None
+
+    @model_validator(mode="after")
+    def _has_a_prior_of_its_experts(self) -> "_Evaluation":
+        if self.prior is not None:
+            names = {each.name for each in self.experts}
+            if set(self.prior) != names or abs(sum(self.prior.values()) - 1) > PRIOR_TOLERANCE:
+                raise ValueError("the prior is none of these experts")
+        return self
 
 
-def read_figures(path: Path, experts: Sequence[Expert]) -> Figures:
+def read_figures(path: Path, experts: Sequence[Expert], run_id: str = "") -> Figures:
     """Returns the figures in a file, if they are of these experts.
 
+    Args:
+        path: Of the file.
+        experts: Those that are to have the figures.
+        run_id: Of the run that trained them; empty if nobody knows.
+
     Raises:
-        ConfigError: they are of others, or the file is no evaluation.
+        ConfigError: they are of others, or of another run, or the file is no evaluation.
     """
     try:
         fields: Any = json.loads(path.read_bytes())
@@ -64,6 +82,11 @@ def read_figures(path: Path, experts: Sequence[Expert]) -> Figures:
         raise ConfigError(
             f"{path} is no evaluation; write one with: thinwire experts eval DIR --json"
         ) from None
+    if run_id and found.run_id and found.run_id != run_id:
+        raise ConfigError(
+            f"{path} is of experts of run {found.run_id[:12]!r}, and these are of {run_id[:12]}; "
+            "evaluate these first"
+        )
     judged = {(each.name, each.step) for each in found.experts}
     ours = {(expert.name, expert.step) for expert in experts}
     if judged != ours:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from optim.layout import shapes_of
 from peer.experts.catalogue import CATALOGUE, ExpertEntry, read_catalogue
-from peer.experts.expert import Expert, expert_of
+from peer.experts.expert import Expert, expert_of, require_one_tokenizer
 from peer.identity_file import load_identity
 from peer.run_folder import IDENTITY, MANIFEST
 from peer.train.checkpoint import Checkpoint, Unusable, committed, open_checkpoint
@@ -52,7 +52,8 @@ def read_models(folder: Path) -> list[Expert]:
     """Returns the models in a folder: those of an export, or those that a peer keeps of its run.
 
     Raises:
-        ConfigError: there is no such folder, no model in it, or one that is missing or damaged.
+        ConfigError: there is no such folder, no model in it, or one that is missing, damaged or
+            not finite.
     """
     return read_folder(folder).experts
 
@@ -68,17 +69,31 @@ def read_folder(folder: Path) -> ModelFolder:
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder; give that of an export, or of a peer")
     if (folder / CATALOGUE).exists():
-        return _exported(folder)
-    if (folder / MANIFEST).exists():
-        return _kept(folder)
-    raise ConfigError(
-        f"there is no model in {folder}: neither {CATALOGUE} of an export nor a peer's {MANIFEST}"
-    )
+        models = _exported(folder)
+    elif (folder / MANIFEST).exists():
+        models = _kept(folder)
+    else:
+        raise ConfigError(
+            f"there is no model in {folder}: neither {CATALOGUE} of an export nor a peer's "
+            f"{MANIFEST}"
+        )
+    for expert in models.experts:
+        _require_finite(expert, folder)
+    return models
+
+
+def _require_finite(expert: Expert, folder: Path) -> None:
+    for name, tensor in expert.theta.items():
+        if not tensor.isfinite().all():
+            raise ConfigError(
+                f"expert {expert.name} in {folder} is of no use: {name} has values that are not "
+                "finite; get it from another peer, or train it anew"
+            )
 
 
 def _exported(folder: Path) -> ModelFolder:
     catalogue = read_catalogue(folder)
-    _require_one_tokenizer({entry.name: entry.tokenizer for entry in catalogue.experts})
+    require_one_tokenizer((entry.name, entry.tokenizer) for entry in catalogue.experts)
     return ModelFolder(
         path=folder,
         run_id=catalogue.run_id,
@@ -87,20 +102,6 @@ def _exported(folder: Path) -> ModelFolder:
         texts={entry.name: entry.data for entry in catalogue.experts if entry.data},
         prior=catalogue.prior,
     )
-
-
-def _require_one_tokenizer(tokenizers: Mapping[str, str]) -> None:
-    first = next(iter(tokenizers))
-    for name, tokenizer in tokenizers.items():
-        if tokenizer != tokenizers[first]:
-            raise ConfigError(
-                f"experts share one tokenizer, and these do not: {first} has "
-                f"{tokenizers[first]!r}, {name} has {tokenizer!r}"
-            )
-    if tokenizers[first] not in VOCAB_SIZE:
-        raise ConfigError(
-            f"the experts' tokenizer is {tokenizers[first]!r}; there is {', '.join(VOCAB_SIZE)}"
-        )
 
 
 def _read_expert(folder: Path, entry: ExpertEntry) -> Expert:

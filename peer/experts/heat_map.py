@@ -63,7 +63,7 @@ def draw(evaluation: Evaluation, labels: Sequence[str], path: Path) -> None:
     )
     bar.set_label("bits per byte above the column's best", fontsize=9)
     bar.outline.set_visible(False)
-    figure.savefig(path, metadata={"Software": "thinwire experts eval"})
+    figure.savefig(path, format="png", metadata={"Software": "thinwire experts eval"})
 
 
 def _places(is_later: Sequence[bool]) -> list[float]:

@@ -14,6 +14,7 @@ from protocol.errors import ConfigError
 from protocol.manifest import DataSpec
 
 PRIOR_FRAC = 0.25
+"""Of the text; also the bytes read to estimate a prior, for each byte tested."""
 _UNSEEN_FRAC = 0.45
 """Of a text that nobody was trained on, as all of it could be validation."""
 
@@ -54,7 +55,8 @@ def held_out_texts(
         unseen: By name, recipes of further texts.
 
     Raises:
-        ConfigError: there is no such domain, its text is not here, or two texts overlap.
+        ConfigError: there is no such domain, its text is not here, or two texts overlap: unseen
+            ones also with domains that are not among these.
     """
     specs = _specs(models, domains, unseen)
     if not specs:
@@ -67,10 +69,17 @@ def held_out_texts(
         corpora[name] = _load(name, spec)
         problem = check_validation(corpora[name], spec)
         notices += [f"{name}: {problem}"] if problem else []
-    if len(corpora) > 1:
+    read = dict(corpora)
+    for name, spec in models.texts.items() if unseen else ():
+        if name not in specs:
+            try:
+                read[name] = _load(name, spec)
+            except ConfigError as error:
+                notices.append(f"{error}, so nobody knows whether it shares text with --text")
+    if len(read) > 1:
         from peer.experts.overlap import check_overlap
 
-        check_overlap(corpora)
+        check_overlap(read)
     known = {expert.name for expert in models.experts}
     texts = [
         HeldOut(name, spec.recipe, *cut(corpora[name].validation), is_unseen=name not in known)
@@ -94,6 +103,12 @@ def _specs(
     for name, recipe in unseen.items():
         if name in models.texts:
             raise ConfigError(f"--text {name}={recipe}: {name} is a domain; choose another name")
+        for domain, spec in models.texts.items():
+            if recipe == spec.recipe:
+                raise ConfigError(
+                    f"--text {name}={recipe}: that is the text of domain {domain}; give one that "
+                    "no expert was trained on"
+                )
         specs[name] = DataSpec(recipe=recipe, validation_frac=_UNSEEN_FRAC)
     return specs
 

@@ -1,4 +1,4 @@
-"""Loads the experts beside this file and mixes them. It needs torch and safetensors, no more.
+"""Loads the experts beside this file and mixes them. It needs torch, safetensors, numpy.
 
     python load_experts.py "Once upon a time"
 

@@ -1,9 +1,10 @@
 """How many steps a budget makes, once each domain's model has been chosen.
 
 Steps are multiples of the method's interval, since what follows the last departure reaches no
-anchor, unless more than 2 % of the budget were left over: then they are any number. What rounding
-down leaves goes to those that lost most. The total is never above the budget; what is left is less
-than 2 % of it, or than a step of every domain.
+anchor, unless more than 2 % of the budget were left over, or a domain got over 10 % more or less
+than its share: then all are any number. What rounding down leaves goes to those that lost most. The
+total is never above the budget; what is left is less than 2 % of it, or than a step of every
+domain.
 """
 
 import math
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MOST_LEFT_FRAC = 0.02
+MOST_MOVED_FRAC = 0.1
+"""By rounding, of a domain's steps."""
 _ROUND_OFF = 1e-9
 
 
@@ -59,11 +62,14 @@ class StepTable:
         return steps
 
     def in_intervals(self, budget_flops: float) -> list[int] | None:
-        """Return steps in whole intervals; None if too much were left over, or one got too few."""
-        steps = self._rounded(budget_flops, self.intervals)
+        """Return steps in whole intervals; None if too much were left over or moved, or too few."""
+        steps, exact = self._rounded(budget_flops, self.intervals), self.exact(budget_flops)
         left = budget_flops - self._spent(steps)
-        has_enough = all(steps[i] >= self.least[i] for i in self._open())
-        return steps if has_enough and 0 <= left <= MOST_LEFT_FRAC * budget_flops else None
+        is_fair = all(
+            steps[i] >= self.least[i] and abs(steps[i] - exact[i]) <= MOST_MOVED_FRAC * exact[i]
+            for i in self._open()
+        )
+        return steps if is_fair and 0 <= left <= MOST_LEFT_FRAC * budget_flops else None
 
     def in_single_steps(self, budget_flops: float) -> list[int]:
         """Return steps that leave as little as can be."""

@@ -75,7 +75,9 @@ def _stdlib(argument: str) -> tuple[Files, str]:
         and not path.name.casefold().startswith(_NOT_EVERYWHERE)
     ]
     if not files:
-        raise ConfigError(f"data.recipe {recipe!r} matches no file of the standard library in {root}")
+        raise ConfigError(
+            f"data.recipe {recipe!r} matches no file of the standard library in {root}"
+        )
     which = f"{argument} of " if argument else ""
     version = platform.python_version()
     return files, f"{len(files)} files of {which}the Python {version} standard library"
@@ -145,7 +147,7 @@ def _require_modest(pattern: str, recipe: str) -> None:
         raise ConfigError(f"data.recipe {recipe!r}: a pattern has at most one '**'")
     if len(wild) > MAX_PARTS:
         raise ConfigError(
-            f"data.recipe {recipe!r:.80}: a pattern has at most {MAX_PARTS} parts from its first "
+            f"data.recipe {recipe!r}: a pattern has at most {MAX_PARTS} parts from its first "
             "wildcard on"
         )
 
@@ -154,7 +156,9 @@ def _require_no_way_out(root: Path, files: Iterable[tuple[str, Path]], recipe: s
     home = root.resolve()
     for relative, path in files:
         if not path.resolve().is_relative_to(home):
-            raise ConfigError(f"data.recipe {recipe!r}: {relative!r} is a link that leads elsewhere")
+            raise ConfigError(
+                f"data.recipe {recipe!r}: {relative!r} is a link that leads elsewhere"
+            )
 
 
 def _text(argument: str) -> tuple[Files, str]:
@@ -162,7 +166,10 @@ def _text(argument: str) -> tuple[Files, str]:
     found: dict[Path, str] = {}
     for given in argument.split(OR):
         _require_modest(given, recipe)
-        pattern = Path(given).expanduser()
+        try:
+            pattern = Path(given).expanduser()
+        except RuntimeError:
+            raise ConfigError(f"data.recipe {recipe!r}: there is no such home folder") from None
         root = _fixed_part(pattern)
         for match in map(Path, glob.iglob(str(pattern), recursive=True)):
             if match.is_file():

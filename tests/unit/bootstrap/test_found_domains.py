@@ -246,7 +246,7 @@ def test_plan_as_json_compares_the_divisions(
     ("words", "says"),
     [
         (["--no-probe"], "domain law has no difficulty, and division 'both' needs one"),
-        (["--division", "best"], "experts.division: "),
+        (["--division", "best"], "--division best: it is equal, steps, size or both"),
     ],
 )
 def test_what_cannot_be_planned_says_why(
@@ -259,6 +259,24 @@ def test_what_cannot_be_planned_says_why(
     assert run(monkeypatch, "plan", "--experts", toml, *words) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert says in said
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [("copy", "domains law and copy overlap: "), ("nothing", "domain nothing: data.recipe ")],
+)
+def test_texts_are_read_also_where_no_difficulty_is_to_be_measured(
+    toml: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    other: str,
+    says: str,
+) -> None:
+    toml.write_text(
+        toml.read_text().replace("code", other).replace("recipe =", "difficulty = 2.0\nrecipe =")
+    )
+    assert run(monkeypatch, "plan", "--experts", toml) == 2
+    assert says in capsys.readouterr().err
 
 
 def test_a_division_without_experts_is_refused(

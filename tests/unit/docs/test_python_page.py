@@ -12,12 +12,12 @@ ALONE = [block for block in BLOCKS if "init_process_group" not in block]
 
 
 def test_the_blocks_are_found() -> None:
-    assert len(BLOCKS) == 3
-    assert len(ALONE) == 2
+    assert len(BLOCKS) == 4
+    assert len(ALONE) == 3
     assert PAGE.read_text().count("```") == 2 * len(BLOCKS)
 
 
-@pytest.mark.parametrize("block", ALONE, ids=["swarm", "pieces"])
+@pytest.mark.parametrize("block", ALONE, ids=["swarm", "pieces", "experts"])
 def test_a_block_runs_as_it_stands(block: str) -> None:
     with torch.random.fork_rng():
         exec(compile(block, str(PAGE), "exec"), {})

@@ -133,11 +133,17 @@ def test_an_evaluation_goes_with_an_export(
         (["eval", "DIR", "--text", "a=stdlib", "--text", "a=stdlib"],
          "--text a=stdlib: a is given twice; choose another name"),
         (["eval", "DIR", "--text", "poems=text:NOWHERE/*"],
-         "the text of poems: data.recipe text:NOWHERE/* matches no file on this machine"),
+         "the text of poems: data.recipe 'text:NOWHERE/*' matches no file on this machine"),
         (["eval", "DIR", "--prior", "best"], "--prior best: it is uniform or estimated"),
-        (["eval", "DIR", "--top-k", "3"], "top_k must be from 1 to 2 (all), not 3"),
+        (["eval", "DIR", "--top-k", "3"], "--top-k must be from 1 to 2 (all), not 3"),
         (["eval", "DIR", "--png", "NOWHERE/m.png"],
          "--png NOWHERE/m.png: there is no folder NOWHERE"),
+        (["eval", "DIR", "--png", "NOWHERE.pdf"],
+         "--png NOWHERE.pdf: the picture is a PNG; let its name end with .png"),
+        (["eval", "DIR", "--png", "FOLDER.png"],
+         "--png FOLDER.png: that is a folder; name a file in it"),
+        (["export", "DIR", "--to", "OUT", "--average", "--evaluation", "NOWHERE"],
+         "--evaluation is of each expert, and --average makes one of all: give one of the two"),
         (["export", "DIR", "--to", "DIR"], "DIR is there already; choose another folder with --to"),
         (["export", "DIR", "--to", "OUT", "--evaluation", "NOWHERE"],
          "cannot read NOWHERE: No such file or directory"),
@@ -152,7 +158,13 @@ def test_a_mistake_is_one_line_and_code_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    places = {"DIR": folder, "NOWHERE": tmp_path / "nowhere", "OUT": tmp_path / "out"}
+    (tmp_path / "folder.png").mkdir()
+    places = {
+        "DIR": folder,
+        "FOLDER.png": tmp_path / "folder.png",
+        "NOWHERE": tmp_path / "nowhere",
+        "OUT": tmp_path / "out",
+    }
     for name, place in places.items():
         words = [word.replace(name, str(place)) for word in words]
         said = said.replace(name, str(place))
@@ -179,7 +191,7 @@ def test_a_missing_expert_is_one_line_and_partial_takes_what_is_there(
     assert capsys.readouterr().err.strip() == (
         f"thinwire: {models.path} is not complete: expert verse is missing, expert code is at "
         "step 3 of 9; wait until this peer keeps the final ones, export from the folder of a "
-        "peer that does, or take what is there with --partial"
+        "peer that keeps the final ones, or take what is there with --partial"
     )
     assert not out.exists()
     assert run(monkeypatch, "export", models.path, "--to", out, "--partial") == 0

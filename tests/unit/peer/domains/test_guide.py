@@ -203,7 +203,7 @@ def test_nobody_trains_on_an_operators_files_without_consent(recipe: str, folder
     with pytest.raises(ConfigError) as error:
         Newcomer(run, folder, wanted="law", may_read=True)
     assert one_line(error) == (
-        "domain law: data.recipe text:/somewhere/*.txt matches no file on this machine"
+        "domain law: data.recipe 'text:/somewhere/*.txt' matches no file on this machine"
     )
     for may_read in (False, True):  # who is not told where to go, goes where it can
         assert Newcomer(run, folder, may_read=may_read).choose() == "wiki"

@@ -2,7 +2,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from peer.experts.division import DIVISIONS, Claim, Share, divide
@@ -101,6 +101,22 @@ def test_the_order_of_domains_does_not_matter(claims: list[float], division: str
     claims = [round(claim, 1) + 0.01 * i for i, claim in enumerate(claims)]  # no two alike
     forward, backward = divided(claims, division), divided(claims[::-1], division)
     assert forward == backward[::-1]
+
+
+@given(spread=st.floats(1, 6), steps=st.integers(120, 900), interval=st.sampled_from([50, 100]))
+def test_rounding_moves_no_domain_by_more_than_a_tenth(
+    spread: float, steps: int, interval: int
+) -> None:
+    share = 2 * steps / (1 + spread)
+    assume(share >= interval)  # else the budget is refused
+    easier, harder = divided([1.0, 2.0], "steps", steps, spread=spread, interval_steps=interval)
+    assert easier.total_steps == pytest.approx(share, rel=0.1)
+    assert harder.total_steps == pytest.approx(spread * share, rel=0.1)
+
+
+def test_a_small_budget_is_divided_in_single_steps() -> None:
+    shares = divided([1.0, 2.0], "steps", 200, spread=5 / 3, interval_steps=100)
+    assert [share.total_steps for share in shares] == [150, 250]
 
 
 # ---- what is given

@@ -118,6 +118,8 @@ def test_a_prior_is_estimated_on_each_text_and_one_for_all_own_domains() -> None
         HeldOut("of-2", "", *cut(np.full(2000, 2, np.uint8)), is_unseen=False),
         HeldOut("more", "", *cut(np.full(2000, 2, np.uint8)), is_unseen=True),
     ]
+    # There is none for all domains where one of them has no vote.
+    assert evaluate(experts, texts[1:], max_bytes=BYTES).prior is None
     found = evaluate(experts, texts, max_bytes=BYTES)
     priors = [column.prior or {} for column in found.columns]
     assert [prior["of-1"] > 0.99 for prior in priors] == [True, False, False]
@@ -194,7 +196,7 @@ def test_a_text_without_two_windows_is_refused() -> None:
 
 
 def test_more_of_the_top_than_there_are_experts() -> None:
-    with pytest.raises(ConfigError, match=r"top_k must be from 1 to 2 \(all\), not 3"):
+    with pytest.raises(ConfigError, match=r"top-k must be from 1 to 2 \(all\), not 3"):
         evaluate([an_expert("law"), an_expert("code")], [a_text("law")], top_k=3)
 
 
@@ -235,7 +237,7 @@ def test_texts_that_cannot_be(tmp_path: Path) -> None:
         (models, ["law", "maths"], {}, "--domains: there is no domain 'maths'; there are law, co"),
         (models, None, {"law": "stdlib"}, "--text law=stdlib: law is a domain; choose another na"),
         (a_folder(an_expert("law")), None, {}, "nobody knows what the experts in peer-1 were tra"),
-        (gone, None, {}, f"the text of law: data.recipe {nowhere} matches no file on this machin"),
+        (gone, None, {}, f"the text of law: data.recipe {nowhere!r} matches no file on this mach"),
         (models, None, {"x": "zip:y"}, "the text of x: data.recipe 'zip:y' is unknown"),
     ):
         with pytest.raises(ConfigError) as caught:
@@ -252,3 +254,22 @@ def test_texts_that_overlap_are_refused(tmp_path: Path) -> None:
     models = a_folder(an_expert("law"), texts=specs)
     with pytest.raises(ConfigError, match="domains law and copy overlap"):
         held_out_texts(models, None, {"copy": f"text:{tmp_path}/copy.txt"})
+
+
+def test_no_text_that_an_expert_was_trained_on_passes_as_unseen(tmp_path: Path) -> None:
+    paragraphs = "\n\n".join(f"{n} " + "the court finds for the party " * 5 for n in range(400))
+    specs = {name: a_data_spec(tmp_path, name) for name in ("law", "code")}
+    (tmp_path / "law.txt").write_text(paragraphs)
+    (tmp_path / "copy.txt").write_text(f"{paragraphs} amen")
+    models = a_folder(an_expert("law"), an_expert("code"), texts=specs)
+    copy = f"text:{tmp_path}/copy.txt"
+    with pytest.raises(ConfigError, match="domains copy and law overlap"):
+        held_out_texts(models, ["code"], {"copy": copy})
+    held_out_texts(models, ["code"], {})  # the other domain's text is not read for nothing
+    with pytest.raises(ConfigError, match="that is the text of domain law; give one that no exp"):
+        held_out_texts(models, ["code"], {"mine": specs["law"].recipe})
+    (tmp_path / "law.txt").unlink()
+    texts, (notice,) = held_out_texts(models, ["code"], {"copy": copy})
+    assert [text.name for text in texts] == ["code", "copy"]
+    assert notice.startswith("the text of law: data.recipe ")
+    assert notice.endswith(", so nobody knows whether it shares text with --text")

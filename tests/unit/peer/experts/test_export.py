@@ -1,5 +1,6 @@
 import errno
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -124,8 +125,8 @@ def test_what_is_missing_or_not_done_is_named() -> None:
     require_complete(a_folder(done))
     require_complete(a_folder(an_expert("law", step=9, total_steps=0)))  # nobody knows its budget
     todo = (
-        "; wait until this peer keeps the final ones, export from the folder of a peer that "
-        "does, or take what is there with --partial"
+        "; wait until this peer keeps the final ones, export from the folder of a peer that keeps "
+        "the final ones, or take what is there with --partial"
     )
     for models, said in (
         (a_folder(done, absent=("verse",)), "expert verse is missing"),
@@ -138,6 +139,17 @@ def test_what_is_missing_or_not_done_is_named() -> None:
         with pytest.raises(ConfigError) as caught:
             require_complete(models)
         assert str(caught.value) == f"peer-1 is not complete: {said}{todo}"
+
+
+def test_an_incomplete_export_is_not_told_to_wait(tmp_path: Path) -> None:
+    done = a_folder(an_expert("law"), absent=("verse",))
+    export(done, done.experts, tmp_path / "models")
+    with pytest.raises(ConfigError) as caught:
+        require_complete(read_folder(tmp_path / "models"))
+    assert str(caught.value) == (
+        f"{tmp_path / 'models'} is not complete: expert verse is missing; export from the folder "
+        "of a peer that keeps the final ones, or take what is there with --partial"
+    )
 
 
 # ---- figures of an evaluation
@@ -169,6 +181,38 @@ def test_an_evaluation_of_other_experts_is_refused(tmp_path: Path) -> None:
         f"{path} is of other experts: code at step 9, law at step 9 instead of code at step 10, "
         "law at step 9; evaluate these first"
     )
+
+
+def test_an_evaluation_of_another_run_is_refused(tmp_path: Path) -> None:
+    path, experts = tmp_path / "evaluation.json", [an_expert("law"), an_expert("code")]
+    path.write_text(json.dumps(EVALUATION | {"run_id": "cd" * 32}))
+    with pytest.raises(ConfigError) as caught:
+        read_figures(path, experts, "ab" * 32)
+    assert str(caught.value) == (
+        f"{path} is of experts of run 'cdcdcdcdcdcd', and these are of abababababab; evaluate "
+        "these first"
+    )
+    for run_id in ("cd" * 32, ""):  # its own, or nobody knows
+        assert read_figures(path, experts, run_id).prior == EVALUATION["prior"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"prior": {"law": 0.25, "code": 0.5}},
+        {"prior": {"law": 1.25, "code": -0.25}},
+        {"prior": {"law": 0.25, "verse": 0.75}},
+        {"prior": {"law": math.nan, "code": 0.75}},
+        {"rows": [{"name": "law", "kind": "expert", "bits_per_byte": {"law": -1.0}}]},
+        {"rows": [{"name": "law", "kind": "expert", "bits_per_byte": {"law": math.inf}}]},
+    ],
+    ids=str,
+)
+def test_figures_that_no_evaluation_has_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps(EVALUATION | wrong))
+    with pytest.raises(ConfigError, match="is no evaluation"):
+        read_figures(path, [an_expert("law"), an_expert("code")])
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"experts": 3}', "{" * 100_000])

@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,18 @@ def test_another_dtype_does_not_fit(tmp_path: Path) -> None:
     assert "is F16 [16, 16] instead of F32 [16, 16]" in said_of(folder)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_expert_that_is_not_finite_is_refused(tmp_path: Path, value: float) -> None:
+    good, broken = an_expert("law"), an_expert("code")
+    broken.theta["norm.weight"][3] = value
+    models = a_folder(good, broken)
+    export(models, models.experts, tmp_path / "models")
+    assert said_of(tmp_path / "models") == (
+        f"expert code in {tmp_path / 'models'} is of no use: norm.weight has values that are not "
+        "finite; get it from another peer, or train it anew"
+    )
+
+
 def test_experts_with_different_tokenizers(tmp_path: Path) -> None:
     folder = altered(
         exported(tmp_path), lambda fields: fields["experts"][1].update(tokenizer="words")
@@ -158,6 +171,7 @@ def test_experts_with_different_tokenizers(tmp_path: Path) -> None:
         (lambda f: f.update(format="zip"), "is none of thinwire's: its format is not"),
         (lambda f: f.update(version=2), "has version 2, this thinwire reads 1"),
         (lambda f: f.update(experts=[]), "is damaged: experts: List should have at least 1"),
+        (lambda f: f.update(run_id="\x1b[2J"), "is damaged: run_id: String should match"),
         (lambda f: f.update(prior={"law": 1.0}), "the prior is not of these experts"),
         (lambda f: f.update(prior={"law": 1.0, "code": 1.0}), "the prior sums to 2 instead of 1"),
         (lambda f: f["experts"][0].update(name="code"), "two experts share a name or a file"),
@@ -280,11 +294,14 @@ DOMAINS = manifest_from(
 )
 
 
-async def keep(folder: Path, name: str, *, step: int, is_final: bool = False) -> list[float]:
-    """Has a peer keep a state, and returns the first parameters in it."""
+async def keep(
+    folder: Path, name: str, *, step: int, is_final: bool = False, last: float = 0.0
+) -> list[float]:
+    """Has a peer keep a state, and returns the first parameters in it; `last` is its last one."""
     manifest = domain_manifest(DOMAINS, name)
     sizes = DomainSizes(manifest)
     (anchor,) = initial_anchors(manifest)
+    anchor[-1] = last
     vectors = [anchor, *(torch.zeros(n) for n in sizes.state_lengths(0)[1:])]
     state = DomainState(step, is_final, [FragmentState(1, b"d" * 32, EMPTY, vectors)])
     await KeptStates(folder, DOMAINS).keep(name, state)
@@ -312,3 +329,10 @@ async def test_a_peer_of_a_run_with_domains_has_the_experts_that_it_keeps(tmp_pa
     assert list(found.texts) == ["law", "code", "verse"]
     for expert in found.experts:
         assert expert.theta["embedding.weight"][0].tolist()[:16] == first[expert.name]
+
+
+async def test_a_kept_expert_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    folder = a_peer(tmp_path / "peer", DOMAINS)
+    await keep(folder, "law", step=5, last=math.nan)
+    await keep(folder, "verse", step=5)
+    assert said_of(folder).startswith(f"expert law in {folder} is of no use: ")

@@ -17,6 +17,7 @@ from peer.experts.ensemble import Ensemble
 from peer.experts.expert import Expert
 from peer.experts.folder import ModelFolder
 from peer.experts.generate import FIRST_BYTE, draw, generate
+from peer.experts.mean import mean_of
 from peer.experts.stream import Stream
 from peer.train.model import build_model
 from protocol.manifest import ModelSpec
@@ -244,10 +245,15 @@ def test_the_prior_of_an_export_counts(
 def test_experts_of_one_shape_can_be_averaged(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    models = ModelFolder(path=Path("there"), run_id="", experts=[EXPERTS[0], EXPERTS[2]])
+    prior = {"math": 0.999, "tales": 0.001}  # of the ensemble; the average is everybody's
+    models = ModelFolder(
+        path=Path("there"), run_id="", experts=[EXPERTS[0], EXPERTS[2]], prior=prior
+    )
     monkeypatch.setattr(peer.experts.folder, "read_folder", lambda path: models)
-    assert run(monkeypatch, "--prompt", "Hello", "--bytes", "9", "--average") == 0
-    assert capsys.readouterr().out.startswith("Hello")
+    words = ("--prompt", "Hello", "--bytes", "40", "--seed", "0", "--average")
+    assert run(monkeypatch, *words) == 0
+    expected = "".join(said(Ensemble.of([mean_of(models.experts)]), b"Hello", 40))
+    assert capsys.readouterr().out == f"Hello{expected}\n"
 
 
 @pytest.mark.usefixtures("folder")
@@ -257,7 +263,8 @@ def test_experts_of_one_shape_can_be_averaged(
         (["--expert", "poems"], "no expert poems in there; there is math, law, tales"),
         (["--average"], "experts math and law cannot be averaged: model.dim is 16"),
         (["--average", "--expert", "law"], "give one of the two"),
-        (["--top-k-experts", "4"], "--top-k-experts 4 is too many: there are 3 experts"),
+        (["--top-k", "4"], "--top-k must be from 1 to 3 (all), not 4"),
+        (["--top-k", "2", "--expert", "law"], "--top-k must be 1, as there is one expert, not 2"),
         (["--temperature", "nan"], "--temperature must be a number from 0 on, not nan"),
         (["--top-p", "0"], "--top-p must be above 0"),
     ],

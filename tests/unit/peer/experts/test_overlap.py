@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peer.experts.overlap import check_overlap
-from peer.train.data import Corpus
+from peer.train.data import Corpus, load_text
 from protocol.errors import ConfigError
 
 
@@ -73,3 +73,32 @@ def test_boilerplate_is_tolerated_however_often_it_occurs() -> None:
 def test_short_paragraphs_are_tolerated() -> None:
     short = "\n\n".join(f"chapter {i}" for i in range(2000))
     check_overlap({"law": corpus(short, *LAW), "code": corpus(short, *CODE)})
+
+
+def test_a_text_without_blank_lines_is_found() -> None:
+    topics = load_text("stdlib:pydoc_data/topics.py", 0.05)
+    assert b"\n\n" not in topics.train.tobytes()[10_000:-10_000]
+    overlap(topics, load_text("stdlib:pydoc_data/topics.py", 0.2))
+
+
+@given(place=st.integers(0, 200), seed=st.integers(0, 99))
+def test_short_lines_are_found_wherever_they_are(place: int, seed: int) -> None:
+    def poem(seed: int, lines: int) -> list[str]:
+        rng = np.random.default_rng(seed)
+        return [" ".join(map(str, line)) for line in rng.integers(10**5, 10**6, size=(lines, 6))]
+
+    shared, own = poem(seed, 400), poem(seed + 100, 200)
+    one = corpus("\n".join(shared))
+    said = overlap(one, corpus("\n".join([*own[:place], *shared, *own[place:]])))
+    found = int(said.split(" bytes")[0].split()[-1].replace(",", ""))
+    assert found > 0.8 * len(one.train)
+
+
+def test_equal_texts_of_which_no_paragraph_counts_overlap() -> None:
+    short = "\n\n".join(f"chapter {i}" for i in range(2000))
+    assert "they have the same text" in overlap(corpus(short), corpus(short))
+
+
+def test_real_domains_stay_apart() -> None:
+    python, topics = (load_text(f"stdlib:{g}", 0.05) for g in ("*.py", "pydoc_data/topics.py"))
+    check_overlap({"python": python, "manual": topics})

@@ -25,7 +25,7 @@ def test_a_rung_is_near_and_a_valid_model_in_the_base_s_proportions(
 ) -> None:
     wanted = scale * flops_per_token(base)
     spec = shape_near(base, wanted)
-    assert flops_per_token(spec) == pytest.approx(wanted, rel=0.03)
+    assert flops_per_token(spec) == pytest.approx(wanted, rel=0.05)
     assert ModelSpec.model_validate(spec.model_dump()) == spec
     assert 0.6 < (spec.layers / spec.dim) / (base.layers / base.dim) < 1.6
     assert 0.8 < (spec.ffn_dim / spec.dim) / (base.ffn_dim / base.dim) < 1.2

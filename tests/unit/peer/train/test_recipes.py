@@ -110,6 +110,64 @@ def test_a_package_that_came_from_no_index_may_be_private(package: Path) -> None
         files_of("package:bardbooks/plays/*")
 
 
+def test_all_that_share_a_namespace_must_come_from_an_index(package: Path) -> None:
+    site = package.parent
+    secret = site / "secret_books-0.1.dist-info"
+    secret.mkdir()
+    (secret / "METADATA").write_text("Metadata-Version: 2.1\nName: secret-books\nVersion: 0.1\n")
+    (secret / "top_level.txt").write_text("bardbooks\n")
+    importlib.invalidate_caches()
+    assert names("package:bardbooks/plays/*") == ["plays/hamlet.txt"]
+    for info in (secret, site / "bard_books-1.2.dist-info"):
+        (info / "direct_url.json").write_text("{}")
+        with pytest.raises(ConfigError, match="may be private"):
+            files_of("package:bardbooks/plays/*")
+        (info / "direct_url.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        ("**/" * 5 + "*.py", "at most one '**'"),
+        ("a/**/b/**", "at most one '**'"),
+        ("*/" * 1500 + "x", "at most 16 parts"),
+        ("*/" + "x/" * 16, "at most 16 parts"),
+        ("*.py|\x00", "no control characters"),
+        ("*\x1b[2J.py", "no control characters"),
+        ("*.py\nfoo", "no control characters"),
+    ],
+    ids=range(7),
+)
+@pytest.mark.parametrize("kind", ["stdlib:", "package:bardbooks/", "text:/nowhere/"])
+@pytest.mark.usefixtures("package")
+def test_a_strangers_pattern_neither_hangs_nor_crashes_us(
+    kind: str, pattern: str, says: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        files_of(kind + pattern)
+    said = str(refused.value)
+    assert said.isprintable()
+    if not (kind.startswith("package") and "\n" in pattern):  # then it is no package's at all
+        assert says in said
+
+
+def test_a_deep_folder_of_the_operator_s_own_is_fine(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*"abcdefghijklmnopqrst")
+    deep.mkdir(parents=True)
+    (deep / "1.txt").write_text("here")
+    assert names(f"text:{deep}/*.txt") == ["1.txt"]
+
+
+def test_a_home_that_nobody_has_is_told() -> None:
+    with pytest.raises(ConfigError, match="no such home folder"):
+        files_of("text:~nobody-is-called-so/*.txt")
+
+
+def test_names_are_left_out_whatever_their_case(package: Path) -> None:
+    (package / "__pycache__").rename(package / "__PyCache__")
+    assert names("package:bardbooks/**/*.txt") == ["plays/hamlet.txt"]
+
+
 def test_a_project_that_only_lies_on_the_path_is_no_package(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
