@@ -235,7 +235,7 @@ def _draw(
         ("ensemble, equal", "equal"),
         ("ensemble, branched", f"{_BRANCHED}equal"),
         ("dense", "dense"),
-        ("dense, large", "dense large"),
+        ("dense large, first seed", "dense large"),
     ):
         matrix[label] = mean_by_domain(estimated[name])
     draw(

@@ -427,7 +427,8 @@ def test_after_a_full_disk_we_do_not_go_on_and_the_domain_is_not_done(
     ours.stay.goes_on = ours.stay.guide.is_going = True
     with pytest.raises(ConfigError, match=r"^the expert of law was not kept: .*No space left"):
         ours.do(ours.stay.keep_final(mixing_at(TWO, "law", 280).outer))
-    assert not (ours.stay.goes_on or ours.stay.guide.is_going)
+    assert not ours.stay.goes_on
+    assert not ours.stay.guide.is_going
     assert "domain_done" not in ours.names()
     assert not ours.kept.is_final("law")
 
