@@ -56,8 +56,8 @@ _BLOCK = struct.Struct("<I")
 _SCALES_AT = HEADER_BYTES + _BLOCK.size
 _WRITE = {4: write_mod4, 8: write_mod8}
 _READ = {4: read_mod4, 8: read_mod8}
-WIDEST = 4096
-"""The reach of the widest codec of a kind, in units of that of the first."""
+NUM_WIDER = 6
+"""The widest reaches 4096 times as far as the first: beyond what replicas can be apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +101,9 @@ class Modulo:
     def wider(self) -> "tuple[Modulo, ...]":
         """The same with more and more reach, for those who are far; their frames are as long.
 
-        A step of each is half of what the one before reaches: what brings replicas near enough for
-        that one costs no more than it can make good.
+        Each reaches four times as far as the one before, in steps four times as coarse.
         """
-        factor = 2 ** (self.bits - 2)
-        rungs = round(math.log(WIDEST, factor))
-        return tuple(replace(self, reach=self.reach * factor**rung) for rung in range(1, rungs + 1))
+        return tuple(replace(self, reach=self.reach * 4**rung) for rung in range(1, NUM_WIDER + 1))
 
     def frame_bytes(self, num_elements: int) -> int:
         """Return the exact size of a frame."""

@@ -182,7 +182,7 @@ def _read_blocks(
 ) -> tuple[Any, Any, Any]:
     # Tiles whose check is another one become `near`. Returns three sums of scales, a summand a
     # tile: of all; of those that became `near`; and of the others that have an element more than
-    # two steps away, which a step of 2^(bits-2) less would not have reached.
+    # a quarter of what is reached away.
     num, num_bytes, num_tiles = u64(into.size), u64(0), u64(0)
     total, missed, far = 0.0, 0.0, 0.0
     tile = np.empty(TILE, np.float32)  # so that no loop writes what it reads: near may be into
@@ -206,7 +206,7 @@ def _read_blocks(
                 missed += scale
                 for j in range(size):
                     tile[j] = near[start + j]
-            elif away > f32(2) * scale:
+            elif away > f32(1 << (bits - 3)) * scale:
                 far += scale
             if size == TILE:
                 for j in range(TILE):

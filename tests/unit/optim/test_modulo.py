@@ -278,7 +278,7 @@ def test_who_is_too_far_knows_it_and_keeps_its_own(bits: int, block: int) -> Non
         assert torch.equal(decoded[heard], right[heard])
         assert torch.equal(decoded[~heard], theirs[~heard])
         told = codec.accumulate(frame, theirs.clone(), 0.5, near=theirs)
-        is_close = all_over_its_tile(off <= 2, block)
+        is_close = all_over_its_tile(off <= 2 ** (bits - 3), block)
         assert told.total == pytest.approx(float(scale[first].sum()))
         assert told.missed == pytest.approx(float((scale * ~heard)[first].sum()))
         assert told.far == pytest.approx(float((scale * (heard & ~is_close))[first].sum()))
@@ -327,7 +327,7 @@ def test_wider_codecs_reach_farther_in_frames_as_long(bits: int) -> None:
         frame = rung.encode(x, near=anchor)
         scale = scales_of(frame, 6400, 64)
         if before is not None:
-            torch.testing.assert_close(scale, before / 2, rtol=0.02, atol=0)
+            torch.testing.assert_close(scale, 4 * before / 2 ** (bits - 1), rtol=0.02, atol=0)
         before = scale * 2 ** (bits - 1)
         theirs = x + (before * 0.49 * randn(6400, 2).sign()).float()
         error = rung.decode(frame, 6400, near=theirs).double() - x.double()
