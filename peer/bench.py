@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from optim.codec.distance import Distance
 from optim.codec.grains import Grains
 from optim.merge import WeightedMean
 from optim.outer.copy import Departure, OuterCopy
@@ -59,6 +60,7 @@ class Bench:
         copy: The outer copy from which it departed; None once it is encoded.
         own, shared: By part.
         heard: Of each member, the grains of our part that are in the average.
+        distance: How far we were from all that was heard, if that is a question.
         is_reduced: What was heard of our part is averaged with our own.
         has_landed: Nothing is taken in any more.
         landed_round: Where that led to.
@@ -72,6 +74,7 @@ class Bench:
     own: dict[int, GrainsMade] = field(default_factory=dict)
     shared: dict[int, GrainsMade] = field(default_factory=dict)
     heard: defaultdict[PeerId, set[int]] = field(default_factory=lambda: defaultdict(set))
+    distance: Distance = field(default_factory=Distance)
     is_reduced: bool = False
     has_landed: bool = False
     landed_round: int = 0

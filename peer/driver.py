@@ -291,7 +291,8 @@ class Driver:
     def _feed(self, fragment: int, event: Callable[[Exchange, float], None]) -> None:
         machine, loop = self._machines[fragment], self._loop
         machine.up_bps = min(int(self._net.up_bps), MAX_BPS - 1)
-        machine.wanted_codec = self._budget.codec(machine.up_bps)
+        of_link = self._budget.codec(machine.up_bps)
+        machine.wanted_codec = self.mixing.widening.wanted(fragment, of_link)
         machine.replayable_from = self.mixing.replayable_from(fragment)
         event(machine, loop.time())
         for effect in machine.drain():
@@ -439,6 +440,13 @@ class Driver:
             contributed=not effect.rebase_on_anchor,
             step=status.step,
         )
+        if (heard := self.mixing.widening.heard(effect.fragment)).is_noticeable:
+            self._events.write(
+                "out_of_reach",
+                fragment=effect.fragment,
+                exchange_id=effect.exchange_id.hex(),
+                missed_frac=round(heard.missed_frac, 3),
+            )
 
         def report(machine: Exchange, now_s: float) -> None:
             machine.lineage = new.lineage

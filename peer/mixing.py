@@ -23,6 +23,7 @@ from optim.outer.copy import Outer, OuterCopy
 from optim.outer.rule import AheadRule, State
 from peer.bench import Bench, GrainsMade
 from peer.memory import Vectors
+from peer.widening import Widening
 from protocol.errors import LocalProtocolError, MalformedMessage, NotAvailable, ThinwireError
 from protocol.identity import PeerId
 from protocol.lineage import EMPTY, Lineage
@@ -85,7 +86,9 @@ class Mixing:
     ) -> None:
         self.layout = layout
         self._rule = rule
-        self._codecs = tuple(codecs)
+        self._num_chosen = len(codecs)
+        self.widening = Widening(codecs, len(layout.fragments))
+        self._codecs = self.widening.codecs
         self._our_id = our_id
         self._grain_bytes = grain_bytes
         self._is_common = is_common
@@ -114,13 +117,13 @@ class Mixing:
 
     @property
     def num_codecs(self) -> int:
-        """How many codecs the run has."""
+        """How many codecs members can agree on: the run's, and the wider ones behind them."""
         return len(self._codecs)
 
     def contribution_bytes(self, fragment: int) -> list[int]:
         """Returns, for each of the run's codecs, the size of a whole contribution."""
         size = self._num_elements(fragment)
-        return [codec.frame_bytes(size) for codec in self._codecs]
+        return [codec.frame_bytes(size) for codec in self._codecs[: self._num_chosen]]
 
     def state_bytes(self, fragment: int) -> int:
         """Returns the exact size of a `state` blob."""
@@ -293,12 +296,15 @@ class Mixing:
                 if grain in bench.heard[effect.src]:
                     return
                 mean = bench.mean(start, stop)
-                mean.add_frame(grains.codec, frame, effect.tokens, near=near)
+                distance = mean.add_frame(grains.codec, frame, effect.tokens, near=near)
                 bench.heard[effect.src].add(grain)
             else:
                 made = bench.shared.setdefault(ref.part, GrainsMade(grains))
-                grains.codec.accumulate(frame, bench.average[start:stop], 1.0, near=near)
+                place = bench.average[start:stop]
+                distance = grains.codec.accumulate(frame, place, 1.0, near=near)
                 made.frames[grain] = bytes(frame)
+            if distance is not None:
+                bench.distance += distance
         except CodecError as error:
             raise MalformedMessage(f"a {ref.kind} that cannot be decoded: {error}") from None
 
@@ -359,6 +365,7 @@ class Mixing:
         if departure is not None and not effect.rebase_on_anchor and self._rule.feedback:
             copy = self._rule.deliver(copy, departure, _decoded(bench.own))
         bench.theta, bench.has_landed, bench.landed_round = None, True, copy.round
+        self.widening.on_landed(fragment, terms.codec, bench.distance)
         if not is_pair:
             bench.withdraw()  # every average is here, so all who average are through with it
         new = self._state_of(copy)

@@ -6,6 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from optim.codec.blockwise import Int4, Int8
+from optim.codec.distance import Distance
 from optim.codec.e3m0 import E3M0
 from optim.codec.floats import Bf16, Fp16, Fp32
 from optim.codec.frame import CodecError, Frame
@@ -58,7 +59,7 @@ class Codec(Protocol):
 
     def accumulate(
         self, frame: Frame, into: Tensor, frac: float, *, near: Tensor | None = None
-    ) -> None:
+    ) -> Distance | None:
         """Make `into` what `torch.lerp(into, decode(frame), frac)` would be, without a temporary.
 
         With `frac` = 1 it becomes the decoded vector to the bit, whatever it was.
@@ -68,6 +69,9 @@ class Codec(Protocol):
             into: `[n]` fp32, contiguous, on the CPU; changed.
             frac: How far to go, in [0, 1].
             near: As in `decode`.
+
+        Returns:
+            Of a modulo codec, how far `near` was from what the frame holds.
 
         Raises:
             CodecError: The bytes are not a frame of this codec with that many elements.

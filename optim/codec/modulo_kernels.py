@@ -3,12 +3,16 @@
 **Symbols:** s = a block's scale, p = 2^bits s, its period, x = what is sent [n], `near` = what an
 end holds [n].
 
-**Exactness.** A lattice index may have 26 bits, more than an fp32, so none is ever formed. A number
-is split into whole periods and a remainder, and the fma that does it is exact: the remainder is no
+**Exactness.** A lattice index may have 26 bits, more than an fp32, so none is ever one. A number is
+split into whole periods and a remainder, and the fma that does it is exact: the remainder is no
 larger than the number, or than p, and has no finer last bit. Scales have 8 bits, so small multiples
 of s are exact, and so are their sums. An index times s is rounded once, at the end. Whatever lies
 next to the middle between two points therefore goes to the nearer one, as if all were exact (but
 for the smallest scales, beneath 2^-100, where the errors are those of subnormal numbers).
+
+**Checks.** A tile's is the upper half of the sum of its lattice indices, as i32, each times a
+random number of its place, modulo 2^32. Of indices that are off by whole periods it is another one,
+but for one case in 2^16 (test_a_tile_out_of_reach_is_detected_but_for_one_in_thirty_thousand).
 
 **Tiles**, as in `optim.codec.kernels`. What is imported here comes from files that numba's cache
 does not see: whoever edits it there touches this file as well.
@@ -36,6 +40,7 @@ from optim.codec.kernels import (
     i32,
     inline,
     kernel,
+    keys_of,
     land,
     u8,
     u64,
@@ -53,6 +58,11 @@ ALL_PERIODS = f32(2**24)
 """Beyond so many, fp32 numbers are more than a period apart: the one next to a point is `near`."""
 
 
+MIX = np.array([keys_of(256 + place)[0] | 1 for place in range(TILE)], np.uint32).view(np.int32)
+"""Of each place in a tile, an odd number: part of the format. Drawn from 256 on, for with these one
+or two elements that are off by up to two periods never pass the check."""
+
+
 def _rint(_typing: Any, x: Any) -> Any:
     def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         name, real = "llvm.rint", ir.FloatType()
@@ -67,44 +77,76 @@ rint = cast("Callable[[Any], Any]", intrinsic(_rint))
 
 @kernel
 def write_mod4(
-    x: Floats, near: Floats, block: int, widening: float, scales: Halves, codes: Bytes
+    x: Floats,
+    near: Floats,
+    block: int,
+    widening: float,
+    scales: Halves,
+    checks: Halves,
+    codes: Bytes,
 ) -> float:
     """Write residues of 4 bits, see `_write_blocks`."""
-    return _write_blocks(4, x, near, block, widening, scales, codes)
+    return _write_blocks(4, x, near, block, widening, scales, checks, codes)
 
 
 @kernel
 def write_mod8(
-    x: Floats, near: Floats, block: int, widening: float, scales: Halves, codes: Bytes
+    x: Floats,
+    near: Floats,
+    block: int,
+    widening: float,
+    scales: Halves,
+    checks: Halves,
+    codes: Bytes,
 ) -> float:
     """Write residues of 8 bits, see `_write_blocks`."""
-    return _write_blocks(8, x, near, block, widening, scales, codes)
+    return _write_blocks(8, x, near, block, widening, scales, checks, codes)
 
 
 @kernel
 def read_mod4(
-    scales: Halves, codes: Bytes, block: int, near: Floats, into: Floats, frac: np.float32
-) -> None:
-    """Move `into` [n] by `frac` of the way towards what `write_mod4` wrote, as next to `near`."""
-    _read_blocks(4, scales, codes, block, near, into, frac)
+    scales: Halves,
+    checks: Halves,
+    codes: Bytes,
+    block: int,
+    near: Floats,
+    into: Floats,
+    frac: np.float32,
+) -> tuple[float, float, float]:
+    """Move `into` [n] by `frac` of the way towards what `write_mod4` wrote, see `_read_blocks`."""
+    return _read_blocks(4, scales, checks, codes, block, near, into, frac)
 
 
 @kernel
 def read_mod8(
-    scales: Halves, codes: Bytes, block: int, near: Floats, into: Floats, frac: np.float32
-) -> None:
-    """Move `into` [n] by `frac` of the way towards what `write_mod8` wrote, as next to `near`."""
-    _read_blocks(8, scales, codes, block, near, into, frac)
+    scales: Halves,
+    checks: Halves,
+    codes: Bytes,
+    block: int,
+    near: Floats,
+    into: Floats,
+    frac: np.float32,
+) -> tuple[float, float, float]:
+    """Move `into` [n] by `frac` of the way towards what `write_mod8` wrote, see `_read_blocks`."""
+    return _read_blocks(8, scales, checks, codes, block, near, into, frac)
 
 
 @inline
 def _write_blocks(
-    bits: Any, x: Floats, near: Floats, block: int, widening: float, scales: Halves, codes: Bytes
+    bits: Any,
+    x: Floats,
+    near: Floats,
+    block: int,
+    widening: float,
+    scales: Halves,
+    checks: Halves,
+    codes: Bytes,
 ) -> float:
-    # Writes each block's scale, `widening` times how far x is from `near` in it, and its residues.
-    # Returns the largest magnitude of x, or NaN; where that may not be encoded, what is written is
-    # rubbish.
-    num, num_bytes, top_of_all = u64(x.size), u64(0), i32(0)
+    # Writes each block's scale, `widening` times how far x is from `near` in it, and its tiles'
+    # checks and residues. Returns the largest magnitude of x, or NaN; where that may not be
+    # encoded, what is written is rubbish.
+    num, num_bytes, num_tiles, top_of_all = u64(x.size), u64(0), u64(0), i32(0)
+    indices = np.empty(TILE, np.int32)
     for i in range(u64(scales.size)):
         start = i * u64(block)
         stop = min(num, start + u64(block))
@@ -117,9 +159,11 @@ def _write_blocks(
         scale = float_of(i32(upward << i32(16)))
         while start < stop:
             if stop - start >= TILE:
-                _write_tile(bits, x, start, TILE, scale, codes, num_bytes)
+                check = _write_tile(bits, x, start, TILE, scale, indices, codes, num_bytes)
             else:
-                _write_tile(bits, x, start, stop - start, scale, codes, num_bytes)
+                check = _write_tile(bits, x, start, stop - start, scale, indices, codes, num_bytes)
+            checks[num_tiles] = check
+            num_tiles += u64(1)
             num_bytes += _tile_bytes(bits, min(stop - start, TILE))
             start += TILE
     return float_of(top_of_all)
@@ -127,23 +171,53 @@ def _write_blocks(
 
 @inline
 def _read_blocks(
-    bits: Any, scales: Halves, codes: Bytes, block: int, near: Floats, into: Floats, frac: Any
-) -> None:
-    num, num_bytes = u64(into.size), u64(0)
+    bits: Any,
+    scales: Halves,
+    checks: Halves,
+    codes: Bytes,
+    block: int,
+    near: Floats,
+    into: Floats,
+    frac: Any,
+) -> tuple[Any, Any, Any]:
+    # Tiles whose check is another one become `near`. Returns three sums of scales, a summand a
+    # tile: of all; of those that became `near`; and of the others that have an element more than
+    # a quarter of what is reached away.
+    num, num_bytes, num_tiles = u64(into.size), u64(0), u64(0)
+    total, missed, far = 0.0, 0.0, 0.0
     tile = np.empty(TILE, np.float32)  # so that no loop writes what it reads: near may be into
+    indices = np.empty(TILE, np.int32)
     for i in range(u64(scales.size)):
         start = i * u64(block)
         stop = min(num, start + u64(block))
         scale = float_of(i32(i32(scales[i]) << i32(16)))
         while start < stop:
-            if stop - start >= TILE:
-                _read_tile(bits, codes, num_bytes, scale, near, into, start, TILE, frac, tile)
-            else:
-                _read_tile(
-                    bits, codes, num_bytes, scale, near, into, start, stop - start, frac, tile
+            size = min(stop - start, TILE)
+            if size == TILE:
+                check, away = _read_tile(
+                    bits, codes, num_bytes, scale, near, start, TILE, tile, indices
                 )
-            num_bytes += _tile_bytes(bits, min(stop - start, TILE))
+            else:
+                check, away = _read_tile(
+                    bits, codes, num_bytes, scale, near, start, size, tile, indices
+                )
+            total += scale
+            if check != i32(checks[num_tiles]):
+                missed += scale
+                for j in range(size):
+                    tile[j] = near[start + j]
+            elif away > f32(1 << (bits - 3)) * scale:
+                far += scale
+            if size == TILE:
+                for j in range(TILE):
+                    land(into, start + j, tile[j], frac)
+            else:
+                for j in range(size):
+                    land(into, start + j, tile[j], frac)
+            num_tiles += u64(1)
+            num_bytes += _tile_bytes(bits, size)
             start += TILE
+    return total, missed, far
 
 
 @inline
@@ -165,20 +239,22 @@ def _measure(x: Floats, near: Floats, start: Any, stop: Any) -> tuple[Any, Any]:
 
 @inline
 def _write_tile(
-    bits: Any, x: Floats, start: Any, num: Any, scale: Any, codes: Bytes, at: Any
-) -> None:
+    bits: Any, x: Floats, start: Any, num: Any, scale: Any, indices: Any, codes: Bytes, at: Any
+) -> Any:
+    # Returns the check.
     inverse = f32(f32(1) / scale)
+    for j in range(num):
+        indices[j] = _index(bits, x[start + j], scale, inverse)
     if bits == 8:
         for j in range(num):
-            codes[at + j] = u8(_residue(bits, x[start + j], scale, inverse))
-        return
-    pairs, half = num // u64(2), (num + u64(1)) // u64(2)
-    for j in range(pairs):
-        low = _residue(bits, x[start + j], scale, inverse)
-        high = _residue(bits, x[start + half + j], scale, inverse)
-        codes[at + j] = u8((low & i32(15)) | i32(high << i32(4)))
-    if pairs < half:
-        codes[at + pairs] = u8(_residue(bits, x[start + pairs], scale, inverse) & i32(15))
+            codes[at + j] = u8(indices[j])
+    else:
+        pairs, half = num // u64(2), (num + u64(1)) // u64(2)
+        for j in range(pairs):
+            codes[at + j] = u8((indices[j] & i32(15)) | i32(indices[half + j] << i32(4)))
+        if pairs < half:
+            codes[at + pairs] = u8(indices[pairs] & i32(15))
+    return _check(indices, num)
 
 
 @inline
@@ -188,25 +264,38 @@ def _read_tile(
     at: Any,
     scale: Any,
     near: Floats,
-    into: Floats,
     start: Any,
     num: Any,
-    frac: Any,
     tile: Floats,
-) -> None:
+    indices: Any,
+) -> tuple[Any, Any]:
+    # Returns the check of what is decoded, and how far that is from `near` at most.
     inverse = f32(f32(1) / scale)
     if bits == 8:
         for j in range(num):
-            tile[j] = _value(bits, i32(codes[at + j]), scale, inverse, near[start + j])
+            tile[j], indices[j] = _point(bits, i32(codes[at + j]), scale, inverse, near[start + j])
     else:
         pairs, half = num // u64(2), (num + u64(1)) // u64(2)
         for j in range(half):
-            tile[j] = _value(bits, i32(codes[at + j]), scale, inverse, near[start + j])
+            tile[j], indices[j] = _point(bits, i32(codes[at + j]), scale, inverse, near[start + j])
         for j in range(pairs):
             code = i32(codes[at + j]) >> i32(4)
-            tile[half + j] = _value(bits, code, scale, inverse, near[start + half + j])
+            tile[half + j], indices[half + j] = _point(
+                bits, code, scale, inverse, near[start + half + j]
+            )
+    away = i32(0)
     for j in range(num):
-        land(into, start + j, tile[j], frac)
+        away = max(away, i32(bits_of(tile[j] - near[start + j]) & MAGNITUDE))
+    return _check(indices, num), float_of(away)
+
+
+@inline
+def _check(indices: Any, num: Any) -> Any:
+    # Of a tile's lattice indices, 16 bits of an i32.
+    total = i32(0)
+    for j in range(num):
+        total = i32(total + i32(indices[j] * MIX[j]))
+    return i32(total >> i32(16)) & i32(0xFFFF)
 
 
 @inline
@@ -223,25 +312,28 @@ def _quotient(x: Any, y: Any, inverse: Any) -> Any:
 
 
 @inline
-def _residue(bits: Any, x: Any, scale: Any, inverse: Any) -> Any:
-    # An i32 whose low bits are those of the lattice index nearest to x.
+def _index(bits: Any, x: Any, scale: Any, inverse: Any) -> Any:
+    # The lattice index nearest to x, an i32.
     period, inverse_period = scale * f32(1 << bits), inverse * f32(1 / (1 << bits))
-    rest = fma(-rint(x * inverse_period), period, x)
-    return bits_of(_quotient(rest, scale, inverse) + UNIT)
+    periods = rint(x * inverse_period)
+    rest = fma(-periods, period, x)
+    in_period = i32(bits_of(_quotient(rest, scale, inverse) + UNIT) - bits_of(UNIT))
+    return i32(i32(i32(periods) << i32(bits)) + in_period)
 
 
 @inline
-def _value(bits: Any, code: Any, scale: Any, inverse: Any, near: Any) -> Any:
-    # The lattice point nearest to `near` whose index has the low bits of `code`.
+def _point(bits: Any, code: Any, scale: Any, inverse: Any, near: Any) -> tuple[Any, Any]:
+    # The lattice point nearest to `near` whose index has the low bits of `code`, and that index.
     period, inverse_period = scale * f32(1 << bits), inverse * f32(1 / (1 << bits))
     half = period * f32(0.5)
     quotient = _quotient(near, period, inverse_period)
-    periods = rint(quotient)
+    is_sane = abs(quotient) < ALL_PERIODS  # not if it is a NaN
+    periods = rint(quotient) if is_sane else f32(0)
     rest = fma(-periods, period, near)
     signed = i32(i32(code << i32(32 - bits)) >> i32(32 - bits))
     point = f32(signed) * scale
-    up = period if rest > point + half else f32(0)
-    down = period if rest < point - half else f32(0)
-    value = fma(periods, period, point + up - down)
-    value = value if abs(quotient) < ALL_PERIODS else near  # also where it is a NaN
-    return min(max(value, -BOUND), BOUND)
+    turns = i32(1 if rest > point + half else 0) - i32(1 if rest < point - half else 0)
+    value = fma(periods, period, point + f32(turns) * period)
+    value = value if is_sane else near
+    index = i32(i32(i32(i32(periods) + turns) << i32(bits)) + signed)
+    return min(max(value, -BOUND), BOUND), index

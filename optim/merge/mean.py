@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from optim.codec.codec import Codec
+from optim.codec.distance import Distance
 from optim.codec.frame import Frame
 from optim.merge.contributions import require_finite
 
@@ -64,7 +65,7 @@ class WeightedMean:
         weight: float,
         *,
         near: Tensor | None = None,
-    ) -> None:
+    ) -> Distance | None:
         """Take in one more contribution as it came over the wire, without a decoded copy of it.
 
         The mean is the same to the bit as that of `add` with the decoded frame.
@@ -75,13 +76,17 @@ class WeightedMean:
             weight: Positive and finite, such as the tokens trained on.
             near: `[num_elements]`, what the contribution is expected to lie close to; see `Codec`.
 
+        Returns:
+            Of a modulo codec, how far `near` was from what the frame holds.
+
         Raises:
             ValueError: The weight is not positive and finite.
             CodecError: The bytes are not such a frame; the mean is as it was.
         """
         total_weight = self._total_with(weight)
-        codec.accumulate(frame, self._mean, weight / total_weight, near=near)
+        distance = codec.accumulate(frame, self._mean, weight / total_weight, near=near)
         self._total_weight = total_weight
+        return distance
 
     def mean(self) -> Tensor:
         """Return the weighted mean so far, a new `[num_elements]` fp32 tensor.

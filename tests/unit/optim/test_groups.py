@@ -109,7 +109,7 @@ def test_few_bits_for_parameters_that_lie_near_each_other(codec: str, tolerance:
     exact, coded = map(anchors_of, swarms)
     assert not torch.equal(exact, coded)
     assert float((exact - coded).norm()) < tolerance * float((exact - start).norm())
-    assert sum(swarms[1].sent_bytes) < 0.5 * sum(swarms[0].sent_bytes)
+    assert sum(swarms[1].sent_bytes) < 0.52 * sum(swarms[0].sent_bytes)
 
 
 def test_in_the_end_everybody_agrees_and_sooner_than_in_pairs() -> None:
