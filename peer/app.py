@@ -107,7 +107,7 @@ class Peer:
                 await self._life.say_goodbye()  # which says what we keep now
         except (AnotherLife, TrainerGone):
             raise  # without a goodbye: another life of ours is there, or will be soon
-        except Exception:
+        except Exception:  # whatever it was, the others need not wait for us
             await self._life.say_goodbye()
             raise
         finally:  # also when something broke: what was trained is worth a checkpoint

@@ -80,7 +80,7 @@ def export(
     except OSError as error:
         shutil.rmtree(staged, ignore_errors=True)
         raise ConfigError(f"cannot write {to}: {error.strerror}") from None
-    except BaseException:
+    except BaseException:  # Ctrl+C, too, leaves nothing half written
         shutil.rmtree(staged, ignore_errors=True)
         raise
     return catalogue
