@@ -45,7 +45,7 @@ from benchmarks.experts_scores import bits, held_out_scores, score
 from benchmarks.experts_texts import CONTEXT, Texts, load_texts
 from benchmarks.experts_training import Training, train
 from benchmarks.machine import facts
-from protocol.manifest import ModelSpec
+from protocol.models import ModelSpec
 
 OWN = tuple(name for name, domain in DOMAINS.items() if not domain.is_unseen)
 UNSEEN = tuple(name for name, domain in DOMAINS.items() if domain.is_unseen)

@@ -14,7 +14,7 @@ from benchmarks.experts_training import BATCH_SEQUENCES, MIX, Training
 from peer.experts.division import divide
 from peer.experts.flops import flops_per_token
 from peer.experts.shape import shape_near
-from protocol.manifest import ModelSpec
+from protocol.models import ModelSpec
 
 BRANCH_FRAC = 0.5
 LARGE_TIMES = 3.0

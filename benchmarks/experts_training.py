@@ -25,7 +25,7 @@ from peer.experts.flops import flops_per_token
 from peer.train.batches import BatchStream
 from peer.train.data import Text
 from peer.train.model import VOCAB_SIZE, Transformer, build_model, loss
-from protocol.manifest import ModelSpec
+from protocol.models import ModelSpec
 
 BATCH_SEQUENCES = 8
 DECAY_FRAC = 0.2

@@ -25,7 +25,7 @@ from peer.train.batches import BatchStream
 from peer.train.data import Corpus
 from peer.train.evaluate import bits_per_byte
 from peer.train.model import Transformer, build_model, num_parameters
-from protocol.manifest import ModelSpec
+from protocol.models import ModelSpec
 
 VOCABULARY = 256
 CURVE_POINTS = 12

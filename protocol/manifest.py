@@ -9,10 +9,11 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, NewType
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from protocol.errors import ConfigError, MalformedMessage, RunMismatch
 from protocol.identity import Identity, PeerId, verify
+from protocol.models import AnyModelSpec, ModelSpec, OwnSpec, Spec
 
 RunId = NewType("RunId", str)
 
@@ -22,33 +23,6 @@ _SIGNATURE_DOMAIN = b"thinwire manifest 1\0"
 
 Frac = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-Size = Annotated[int, Field(ge=1, le=1 << 20)]
-"""Of a model, which a stranger's manifest may ask us to build."""
-
-
-class Spec(BaseModel):
-    """A frozen part of the manifest; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class ModelSpec(Spec):
-    """A decoder-only transformer: RMSNorm, rotary positions, gated or plain feed-forward."""
-
-    kind: Literal["transformer"] = "transformer"
-    dim: Size = 128
-    layers: Annotated[int, Field(ge=1, le=4096)] = 4
-    heads: Size = 4
-    ffn_dim: Size = 352
-    activation: Literal["swiglu", "gelu"] = "swiglu"
-    context: Annotated[int, Field(ge=8)] = 128
-    tied_embeddings: bool = True
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> "ModelSpec":
-        if self.dim % (2 * self.heads):
-            raise ValueError(f"dim {self.dim} is not a multiple of 2 x heads ({self.heads})")
-        return self
 
 
 class DataSpec(Spec):
@@ -56,7 +30,10 @@ class DataSpec(Spec):
 
     recipe: Annotated[str, Field(min_length=1, max_length=4096)] = "stdlib"
     """Which text; see `peer.train.recipes`."""
-    tokenizer: Literal["bytes"] = "bytes"
+    tokenizer: Annotated[str, Field(pattern=r"^(bytes|file:[\w.\-]{1,64})$")] = "bytes"
+    """`bytes`, or `file:NAME` for one of the run's files, in the format of `tokenizers`."""
+    vocab_size: Annotated[int, Field(ge=0, le=1 << 24)] = 0
+    """Of a tokenizer from a file; 0 for bytes, of which there are 256. Set by `thinwire new`."""
     validation_frac: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     validation_bytes: Annotated[int, Field(ge=0)] = 0
     validation_digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
@@ -120,7 +97,7 @@ class CodecSpec(Spec):
     """Of topk: values kept of a block; null: the codec's own."""
     feedback: Annotated[float, Field(gt=0, le=1)] | None = None
     """Error feedback: the decay of what a codec left out; null: none."""
-    cheaper: Annotated[list[CodecName], Field(max_length=4)] = []
+    cheaper: Annotated[list[CodecName], Field(max_length=4)] = Field(default_factory=list)
     """Codecs for links too thin for `name`, cheaper one by one; partners agree on one."""
 
 
@@ -128,7 +105,7 @@ class OuterSpec(Spec):
     """What becomes of the average."""
 
     rule: Annotated[str, Field(min_length=1, max_length=32)] = "nesterov"
-    constants: dict[str, float | str] = {}
+    constants: dict[str, float | str] = Field(default_factory=dict)
 
 
 class MethodSpec(Spec):
@@ -209,6 +186,20 @@ class ExpertsSpec(Spec):
     """How old the copy of a small domain's state may be that peers of other domains keep."""
 
 
+INITIAL = "initial.safetensors"
+"""The run's file that holds theta_0, where the seed does not make it."""
+MAX_FILE_BYTES = 1 << 40
+
+
+class FileSpec(Spec):
+    """A file that every peer of the run needs; who has the manifest gets it from any peer."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][\w.\-]{0,63}$")]
+    size_bytes: Annotated[int, Field(ge=1, le=MAX_FILE_BYTES)]
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """BLAKE3 of its bytes."""
+
+
 class Manifest(Spec):
     """What all peers of a run agree on. See the module docstring."""
 
@@ -216,7 +207,7 @@ class Manifest(Spec):
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w .\-]+$")] = "run"
     founder: str
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
-    model: ModelSpec = ModelSpec()
+    model: AnyModelSpec = ModelSpec()
     data: DataSpec = DataSpec()
     inner: InnerSpec = InnerSpec()
     method: MethodSpec = MethodSpec()
@@ -224,8 +215,12 @@ class Manifest(Spec):
     limits: LimitSpec = LimitSpec()
     membership: MembershipSpec = MembershipSpec()
     experts: ExpertsSpec = ExpertsSpec()
-    domains: Annotated[list[DomainSpec], Field(max_length=MAX_DOMAINS)] = []
+    domains: Annotated[list[DomainSpec], Field(max_length=MAX_DOMAINS)] = Field(
+        default_factory=list
+    )
     """Empty: one model. Else `model`, `data`, `inner` and `method` above are nobody's."""
+    files: Annotated[list[FileSpec], Field(max_length=16)] = Field(default_factory=list)
+    """What peers fetch from one another before they begin."""
 
     @model_validator(mode="after")
     def _domains_fit(self) -> "Manifest":
@@ -250,13 +245,62 @@ class Manifest(Spec):
         experts = [domain for domain in self.domains if domain.is_expert]
         if self.domains and not experts:
             raise ValueError("none of the domains is an expert")
+        if any(domain.data.tokenizer.startswith("file:") for domain in self.domains):
+            raise ValueError("domains read bytes; a tokenizer from a file is for one model")
         if len({domain.data.tokenizer for domain in experts}) > 1:
             raise ValueError("experts share one tokenizer, and these domains have several")
         return self
 
+    @model_validator(mode="after")
+    def _files_fit(self) -> "Manifest":
+        names = [file.name for file in self.files]
+        if len(set(names)) < len(names):
+            raise ValueError("two files have one name")
+        if self.files and self.domains:
+            raise ValueError("a run with domains has no files")
+        if self.data.tokenizer == "bytes" and self.data.vocab_size:
+            raise ValueError("data.vocab_size is of a tokenizer from a file")
+        if isinstance(self.model, OwnSpec) and INITIAL not in names:
+            raise ValueError(f"a model of its owner's loop needs the file {INITIAL}")
+        return self
+
+    @property
+    def transformer(self) -> ModelSpec:
+        """The model, where it must be a transformer of our own kind.
+
+        Raises:
+            ConfigError: it is of another kind.
+        """
+        if not isinstance(self.model, ModelSpec):
+            raise ConfigError(f"this is not for a model of kind {self.model.kind!r}")
+        return self.model
+
+    @property
+    def context(self) -> int:
+        """Tokens predicted in a window.
+
+        Raises:
+            ConfigError: only the owner of the model's loop knows.
+        """
+        if isinstance(self.model, OwnSpec):
+            raise ConfigError("this is not for a model that its owner's loop trains")
+        return self.model.context
+
+    def file_named(self, name: str) -> FileSpec | None:
+        """Returns one of the run's files; None if there is none of that name."""
+        return next((file for file in self.files if file.name == name), None)
+
     def to_bytes(self) -> bytes:
-        """Returns the canonical bytes, of which `run_id` is the hash."""
-        absent = None if self.domains else {"domains", "experts"}
+        """Returns the canonical bytes, of which `run_id` is the hash.
+
+        What a run does not have is absent, so that later versions leave its id as it is.
+        """
+        absent: dict[str, Any] = {} if self.domains else {"domains": True, "experts": True}
+        if not self.files:
+            absent["files"] = True
+        without = {"vocab_size"}
+        absent["data"] = without if not self.data.vocab_size else set()
+        absent["domains"] = absent.get("domains") or {"__all__": {"data": without}}
         settings = self.model_dump(mode="json", exclude=absent)
         return json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
 

@@ -78,7 +78,7 @@ class Guide:
         """Whether we leave this domain for another one: that is no goodbye to the swarm."""
         children = {d.name: domain_manifest(manifest, d.name) for d in manifest.domains}
         self._flops = {
-            name: flops_per_token(child.model) * child.inner.batch_sequences * child.model.context
+            name: flops_per_token(child.transformer) * child.inner.batch_sequences * child.context
             for name, child in children.items()
         }
         self._needed_bytes = {

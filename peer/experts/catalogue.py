@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from protocol.errors import ConfigError
-from protocol.manifest import DataSpec, DomainName, Frac, ModelSpec, Spec
+from protocol.manifest import DataSpec, DomainName, Frac
+from protocol.models import ModelSpec, Spec
 
 CATALOGUE = "experts.json"
 FORMAT: Literal["thinwire experts"] = "thinwire experts"

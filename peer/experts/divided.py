@@ -63,7 +63,7 @@ def difficulties(
         on_progress(f"measuring how difficult {name} is, {found.probe_steps} steps")
         probed[name] = difficulty_of(
             corpora[name],
-            manifest.model,
+            manifest.transformer,
             manifest.inner,
             steps=found.probe_steps,
             seed=manifest.seed,

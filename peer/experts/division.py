@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from peer.experts.flops import flops_per_token
 from peer.experts.shape import shape_near
 from peer.experts.steps import StepTable
-from protocol.manifest import ModelSpec
+from protocol.models import ModelSpec
 
 DIVISIONS = ("equal", "steps", "size", "both")
 _SIZE_POWER = {"equal": 0.0, "steps": 0.0, "size": 1.0, "both": 0.5}

@@ -9,7 +9,8 @@ from torch import Tensor
 from optim.layout import load_from
 from peer.train.model import VOCAB_SIZE, Transformer, layout_of_run
 from protocol.errors import ConfigError
-from protocol.manifest import Manifest, ModelSpec
+from protocol.manifest import Manifest
+from protocol.models import ModelSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -89,12 +90,12 @@ def expert_of(
     """
     vocab_size = VOCAB_SIZE[manifest.data.tokenizer]
     with torch.device("meta"):
-        empty = Transformer(manifest.model, vocab_size)
+        empty = Transformer(manifest.transformer, vocab_size)
     model = empty.to_empty(device="cpu")
     load_from(flat, layout_of_run(manifest), model)
     return Expert(
         name=name,
-        spec=manifest.model,
+        spec=manifest.transformer,
         theta={key: param.detach() for key, param in model.named_parameters()},
         tokenizer=manifest.data.tokenizer,
         recipe=recipe or manifest.data.recipe,

@@ -15,7 +15,7 @@ left out. tests/unit/peer/experts/test_flops.py holds this against what torch co
 """
 
 from peer.train.model import VOCAB_SIZE
-from protocol.manifest import ModelSpec
+from protocol.models import ModelSpec
 
 
 def flops_per_token(spec: ModelSpec, vocab_size: int = VOCAB_SIZE["bytes"]) -> float:

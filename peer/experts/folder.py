@@ -22,7 +22,8 @@ from peer.train.checkpoint import Checkpoint, Unusable, committed, open_checkpoi
 from peer.train.model import VOCAB_SIZE, Transformer, layout_of_run
 from peer.train.tensor_file import read_tensors
 from protocol.errors import ConfigError, MalformedMessage
-from protocol.manifest import DataSpec, Manifest, ModelSpec, parse_manifest
+from protocol.manifest import DataSpec, Manifest, parse_manifest
+from protocol.models import ModelSpec
 
 _CHECKPOINTS = "checkpoints"
 

@@ -15,7 +15,8 @@ from peer.method import method_of_run
 from peer.plan.memory import memory_of
 from peer.train.model import VOCAB_SIZE, layout_of_run, num_parameters
 from protocol.domains import domain_manifest
-from protocol.manifest import DomainSpec, Manifest, ModelSpec
+from protocol.manifest import DomainSpec, Manifest
+from protocol.models import ModelSpec
 
 _MOMENTS = {"adamw": 2, "muon": 1, "sgd": 1}
 _PARTNERS = 2

@@ -12,7 +12,8 @@ from peer.experts.shape import shape_near
 from peer.train.alone import train_alone
 from peer.train.config import EVALUATION_BYTES
 from peer.train.data import Corpus
-from protocol.manifest import InnerSpec, Manifest, ModelSpec
+from protocol.manifest import InnerSpec, Manifest
+from protocol.models import ModelSpec
 
 MAX_FLOPS_PER_TOKEN = 1e6
 PROBE_STEPS = 60

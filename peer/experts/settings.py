@@ -14,7 +14,8 @@ from peer.experts.undivided import Draft, Undivided
 from peer.settings import method_settings
 from peer.train.recipes import AND, MIX
 from protocol.errors import ConfigError
-from protocol.manifest import DataSpec, Manifest, ModelSpec, manifest_from
+from protocol.manifest import DataSpec, Manifest, manifest_from
+from protocol.models import ModelSpec
 
 ALL_DOMAINS = "domains"
 """The recipe of a seed that reads what all experts read."""

@@ -10,7 +10,7 @@ for the base's own FLOPs gives the base.
 import math
 
 from peer.experts.flops import flops_per_token
-from protocol.manifest import ModelSpec
+from protocol.models import ModelSpec
 
 TOLERANCE_FRAC = 0.01
 _FFN_SLACK = 1 / 8

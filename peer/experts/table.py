@@ -12,7 +12,8 @@ from peer.experts.undivided import Undivided, division_of
 from peer.train.model import VOCAB_SIZE, num_parameters
 from peer.units import format_bytes, format_count
 from protocol.errors import ConfigError
-from protocol.manifest import DomainSpec, Manifest, ModelSpec
+from protocol.manifest import DomainSpec, Manifest
+from protocol.models import ModelSpec
 
 
 class Row(NamedTuple):

@@ -90,11 +90,11 @@ def division_of(
     try:
         return divide(
             claims,
-            found.manifest.model,
+            found.manifest.transformer,
             division=division,
             spread=found.manifest.experts.spread,
             budget_flops=found.budget_flops,
-            step_tokens=inner.batch_sequences * found.manifest.model.context,
+            step_tokens=inner.batch_sequences * found.manifest.context,
             interval_steps=found.manifest.method.schedule.interval_steps,
         )
     except ValueError as error:

@@ -67,7 +67,7 @@ def crowd_spec(scenario: "Scenario", manifest: Manifest) -> CrowdSpec:
         step_s=group.step_s,
         step_cv=group.step_cv,
         pace_cv=scenario.crowd.pace_cv,
-        step_tokens=manifest.inner.batch_sequences * manifest.model.context,
+        step_tokens=manifest.inner.batch_sequences * manifest.context,
         part_bytes=_part_bytes(cost, method.mixing, group.count),
         state_bytes=cost.join_bytes,
         link=group.link.spec(),

@@ -72,13 +72,13 @@ def evaluate_flat(
         device: Where to evaluate.
     """
     model = build_model(
-        manifest.model, VOCAB_SIZE[manifest.data.tokenizer], generator=torch.Generator()
+        manifest.transformer, VOCAB_SIZE[manifest.data.tokenizer], generator=torch.Generator()
     )
     load_from(flat, layout_of_run(manifest), model)
     return bits_per_byte(
         model.to(device),
         validation,
-        context=manifest.model.context,
+        context=manifest.context,
         max_bytes=max_bytes,
         device=device,
     )

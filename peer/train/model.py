@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from optim.layout import Layout, layout_of, shapes_of
 from protocol.errors import ConfigError
-from protocol.manifest import Manifest, ModelSpec
+from protocol.manifest import Manifest
+from protocol.models import ModelSpec, OwnSpec
 
 VOCAB_SIZE = {"bytes": 256}
 """Vocabulary by tokenizer name."""
@@ -155,18 +156,25 @@ def num_parameters(spec: ModelSpec, vocab_size: int) -> int:
         return sum(p.numel() for p in Transformer(spec, vocab_size).parameters())
 
 
+def shapes_of_run(manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the run's parameters by name, in order; allocates none of them."""
+    if isinstance(manifest.model, OwnSpec):
+        return {tensor.name: tuple(tensor.shape) for tensor in manifest.model.tensors}
+    with torch.device("meta"):
+        model = Transformer(manifest.transformer, VOCAB_SIZE[manifest.data.tokenizer])
+    return shapes_of(model)
+
+
 def layout_of_run(manifest: Manifest) -> Layout:
     """Return the layout that every peer of the run derives; allocates no parameters.
 
     Raises:
         ConfigError: the model cannot be cut into such fragments.
     """
-    with torch.device("meta"):
-        model = Transformer(manifest.model, VOCAB_SIZE[manifest.data.tokenizer])
     schedule = manifest.method.schedule
     try:
         return layout_of(
-            shapes_of(model),
+            shapes_of_run(manifest),
             num_fragments=schedule.fragments,
             pattern=schedule.pattern,
             separate_embeddings=schedule.separate_embeddings,
@@ -193,9 +201,9 @@ def initial_anchors(manifest: Manifest) -> list[Tensor]:
         part = anchors[entry.fragment][entry.start - first : entry.stop - first]
         places[entry.name] = part.view(entry.shape)
     with torch.device("meta"):
-        model = Transformer(manifest.model, VOCAB_SIZE[manifest.data.tokenizer])
+        model = Transformer(manifest.transformer, VOCAB_SIZE[manifest.data.tokenizer])
     in_order = ((name, places[name]) for name, _ in model.named_parameters())
-    _initialize(in_order, manifest.model, torch.Generator().manual_seed(manifest.seed))
+    _initialize(in_order, manifest.transformer, torch.Generator().manual_seed(manifest.seed))
     return anchors
 
 

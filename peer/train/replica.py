@@ -60,7 +60,7 @@ class Replica:
         self.tokens = 0
         self._validation = corpus.validation
         vocab_size = VOCAB_SIZE[manifest.data.tokenizer]
-        model = build_model(manifest.model, vocab_size, generator=torch.Generator())
+        model = build_model(manifest.transformer, vocab_size, generator=torch.Generator())
         self.model = model.to(device)
         self.layout = layout_of_run(manifest)
         inner = manifest.inner
@@ -68,7 +68,7 @@ class Replica:
         self._stream = BatchStream(
             corpus.train,
             batch_sequences=inner.batch_sequences,
-            context=manifest.model.context,
+            context=manifest.context,
             run_id=manifest.run_id,
             peer_id=peer_id,
         )
@@ -80,7 +80,7 @@ class Replica:
     @property
     def step_tokens(self) -> int:
         """Tokens in one inner step."""
-        return self.manifest.inner.batch_sequences * self.manifest.model.context
+        return self.manifest.inner.batch_sequences * self.manifest.context
 
     def train_step(self) -> Tensor:
         """Make one inner step; return its loss in nats, still on the device.
@@ -153,7 +153,7 @@ class Replica:
             return bits_per_byte(
                 self.model,
                 self._validation,
-                context=self.manifest.model.context,
+                context=self.manifest.context,
                 max_bytes=max_bytes,
                 device=self.device,
             )

@@ -27,7 +27,7 @@ from peer.train.config import read_config
 from peer.train.data import check_validation, load_text
 from peer.train.interchange import Interchange
 from peer.train.lines import Failed, Message, to_line
-from peer.train.model import VOCAB_SIZE, num_parameters
+from peer.train.model import layout_of_run
 from peer.train.replica import Replica, choose_device
 from peer.train.tensor_file import write_tensors
 from peer.train.trainer import Trainer
@@ -57,7 +57,7 @@ def _run(arguments: argparse.Namespace, channel: LineChannel) -> None:
     config, manifest = read_config(arguments.config)
     _use_threads(config.threads)
     # Sizes first: a disagreement should not have to wait for the text.
-    num_elements = num_parameters(manifest.model, VOCAB_SIZE[manifest.data.tokenizer])
+    num_elements = layout_of_run(manifest).num_elements
     interchange = Interchange.open(arguments.buffers_fd, num_elements)
     device = choose_device(config.device)
     corpus = load_text(manifest.data.recipe, manifest.data.validation_frac)

@@ -11,15 +11,9 @@ from peer.net.wire import fetch_manifest
 from protocol.errors import RemoteError, RunMismatch, TransportError
 from protocol.identity import Identity
 from protocol.machine import BlobRef
-from protocol.manifest import (
-    LimitSpec,
-    Manifest,
-    ModelSpec,
-    RoundSpec,
-    sign_manifest,
-    verify_manifest,
-)
+from protocol.manifest import LimitSpec, Manifest, RoundSpec, sign_manifest, verify_manifest
 from protocol.messages import Member, Ready, Roster, note_to_bytes
+from protocol.models import ModelSpec
 from tests.blobs import fetched
 
 pytestmark = pytest.mark.net

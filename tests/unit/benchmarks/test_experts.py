@@ -20,7 +20,7 @@ from benchmarks.experts_arms import (
 from benchmarks.experts_figures import best_of, change, over_domains, wins
 from benchmarks.experts_scores import bits, judged
 from benchmarks.experts_training import MIX, Training, parameters_of, train
-from protocol.manifest import ModelSpec
+from protocol.models import ModelSpec
 
 TINY = ModelSpec(dim=16, layers=1, heads=2, ffn_dim=16, context=16)
 DOMAINS = ("dictionary", "legal", "mathematics")

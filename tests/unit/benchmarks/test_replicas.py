@@ -7,7 +7,7 @@ from torch import nn
 from benchmarks.replicas import Replicas
 from optim.inner import inner_optimizer
 from peer.train.model import Transformer, build_model, loss
-from protocol.manifest import ModelSpec
+from protocol.models import ModelSpec
 
 SPEC = ModelSpec(dim=16, layers=2, heads=2, ffn_dim=24, context=8)
 VOCABULARY = 32

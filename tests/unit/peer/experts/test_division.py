@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from peer.experts.division import DIVISIONS, Claim, Share, divide
 from peer.experts.flops import flops_per_token
-from protocol.manifest import ModelSpec
+from protocol.models import ModelSpec
 
 BASE = ModelSpec()
 STEP_FLOPS = 1024 * flops_per_token(BASE)

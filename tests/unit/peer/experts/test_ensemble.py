@@ -17,7 +17,7 @@ from peer.experts.expert import Expert
 from peer.experts.reading import window_start, windows
 from peer.train.model import Transformer, build_model
 from protocol.errors import ConfigError
-from protocol.manifest import ModelSpec
+from protocol.models import ModelSpec
 
 settings.register_profile("models", deadline=None, max_examples=15)
 few = settings(settings.get_profile("models"))

@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from peer.experts.flops import flops_per_token
 from peer.train.model import build_model, loss
-from protocol.manifest import ModelSpec
+from protocol.models import ModelSpec
 
 SHAPES = [
     ModelSpec(dim=32, layers=2, heads=4, ffn_dim=88, context=64),

@@ -20,7 +20,7 @@ from peer.experts.generate import FIRST_BYTE, draw, generate
 from peer.experts.mean import mean_of
 from peer.experts.stream import Stream
 from peer.train.model import build_model
-from protocol.manifest import ModelSpec
+from protocol.models import ModelSpec
 from thinwire.__main__ import main
 
 SPECS = [

@@ -9,7 +9,7 @@ from peer.experts.expert import Expert
 from peer.experts.mean import mean_of
 from peer.train.model import build_model
 from protocol.errors import ConfigError
-from protocol.manifest import ModelSpec
+from protocol.models import ModelSpec
 
 SPEC = ModelSpec(dim=16, layers=1, heads=2, ffn_dim=24, context=64)
 

@@ -4,7 +4,8 @@ from torch import Tensor
 
 from peer.experts.memory import activation_bytes, peer_bytes, training_bytes
 from peer.train.model import build_model, loss
-from protocol.manifest import DomainSpec, InnerSpec, Manifest, ModelSpec
+from protocol.manifest import DomainSpec, InnerSpec, Manifest
+from protocol.models import ModelSpec
 
 SHAPES = [
     (ModelSpec(dim=64, layers=2, heads=4, ffn_dim=176, context=64), 4),

@@ -3,7 +3,8 @@ import numpy as np
 from peer.experts.flops import flops_per_token
 from peer.experts.probe import MAX_FLOPS_PER_TOKEN, difficulty_of, probe_model
 from peer.train.data import Corpus
-from protocol.manifest import InnerSpec, ModelSpec
+from protocol.manifest import InnerSpec
+from protocol.models import ModelSpec
 
 TINY = ModelSpec(dim=16, layers=1, heads=1, ffn_dim=16, context=16)
 INNER = InnerSpec(lr=1e-2, batch_sequences=4)

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from peer.experts.flops import flops_per_token
 from peer.experts.shape import shape_near
-from protocol.manifest import ModelSpec
+from protocol.models import ModelSpec
 
 SMALL = ModelSpec(dim=64, layers=3, heads=4, ffn_dim=176)
 LARGE = ModelSpec(dim=768, layers=12, heads=12, ffn_dim=3072, context=1024, activation="gelu")

@@ -10,7 +10,8 @@ import torch
 from peer.experts.expert import Expert
 from peer.experts.folder import ModelFolder
 from peer.train.model import build_model
-from protocol.manifest import DataSpec, ModelSpec
+from protocol.manifest import DataSpec
+from protocol.models import ModelSpec
 
 SMALL: dict[str, Any] = {"dim": 16, "layers": 1, "heads": 2, "ffn_dim": 24, "context": 16}
 LARGE: dict[str, Any] = SMALL | {

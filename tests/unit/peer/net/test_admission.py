@@ -4,7 +4,8 @@ from peer.net import admission
 from peer.net.admission import Admitted, Membership, decide_hello, hello, parse_hello, parse_reply
 from protocol.errors import MalformedMessage, RunMismatch
 from protocol.identity import Identity
-from protocol.manifest import InnerSpec, Manifest, ModelSpec, RunId
+from protocol.manifest import InnerSpec, Manifest, RunId
+from protocol.models import ModelSpec
 
 CLIENT, SERVER, THIRD = (Identity(bytes([seed]) * 32).peer_id for seed in (1, 2, 3))
 OPEN = Membership(run_id=RunId("ab" * 32), manifest=b"m", signature=b"s")

@@ -13,7 +13,8 @@ from peer.train.model import (
     loss,
     num_parameters,
 )
-from protocol.manifest import Manifest, ModelSpec
+from protocol.manifest import Manifest
+from protocol.models import ModelSpec
 
 SPEC = ModelSpec(dim=16, layers=2, heads=2, ffn_dim=24, context=16)
 
