@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from protocol.errors import ConfigError, MalformedMessage, RunMismatch
 from protocol.identity import Identity, PeerId, verify
-from protocol.models import AnyModelSpec, ModelSpec, OwnSpec, Spec
+from protocol.models import KINDS, AnyModelSpec, ModelSpec, OwnSpec, Spec
 
 RunId = NewType("RunId", str)
 
@@ -386,8 +386,11 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _one_line(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "manifest"
+    loc = [part for part in first["loc"] if part not in KINDS]
+    where = ".".join(str(part) for part in loc) or "manifest"
     where = where[:80] if where.isprintable() else ascii(where)[:80]  # a stranger's keys
     if first["type"] == "extra_forbidden":
         return f"{where}: there is no such setting"
+    if first["type"] == "union_tag_invalid":
+        return f"{where}.kind: it is one of {', '.join(KINDS)}"
     return f"{where}: {first['msg']}, got {first.get('input')!r:.80}"

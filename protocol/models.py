@@ -68,6 +68,9 @@ class OwnSpec(Spec):
     """Its parameters, in order."""
 
 
+KINDS = ("transformer", "huggingface", "own")
+
+
 def _kind_of(value: Any) -> str:
     if isinstance(value, dict):
         return str(value.get("kind", "transformer"))
@@ -75,8 +78,8 @@ def _kind_of(value: Any) -> str:
 
 
 AnyModelSpec = Annotated[
-    Annotated[ModelSpec, Tag("transformer")]
-    | Annotated[HuggingFaceSpec, Tag("huggingface")]
-    | Annotated[OwnSpec, Tag("own")],
+    Annotated[ModelSpec, Tag(KINDS[0])]
+    | Annotated[HuggingFaceSpec, Tag(KINDS[1])]
+    | Annotated[OwnSpec, Tag(KINDS[2])],
     Discriminator(_kind_of),
 ]

@@ -1,7 +1,5 @@
-import torch
-from hypothesis import settings
+"""Threads only slow tensors of this size down."""
 
-# A deadline measures the machine's other work, and threads only slow tensors of this size down.
-settings.register_profile("shared machine", deadline=None)
-settings.load_profile("shared machine")
+import torch
+
 torch.set_num_threads(1)

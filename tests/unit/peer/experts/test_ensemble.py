@@ -19,8 +19,7 @@ from peer.train.model import Transformer, build_model
 from protocol.errors import ConfigError
 from protocol.models import ModelSpec
 
-settings.register_profile("models", deadline=None, max_examples=15)
-few = settings(settings.get_profile("models"))
+few = settings(max_examples=15)
 seeds = st.integers(0, 2**31)
 SMALL = ModelSpec(dim=16, layers=1, heads=2, ffn_dim=24, context=64)
 WIDE = ModelSpec(dim=24, layers=2, heads=3, ffn_dim=32, context=16, activation="gelu")
