@@ -258,8 +258,12 @@ class Manifest(Spec):
             raise ValueError("two files have one name")
         if self.files and self.domains:
             raise ValueError("a run with domains has no files")
-        if self.data.tokenizer == "bytes" and self.data.vocab_size:
-            raise ValueError("data.vocab_size is of a tokenizer from a file")
+        tokenizer = self.data.tokenizer.removeprefix("file:")
+        has_file = tokenizer != self.data.tokenizer
+        if has_file != (self.data.vocab_size > 0):
+            raise ValueError("data.vocab_size goes with a tokenizer from a file")
+        if has_file and tokenizer not in names:
+            raise ValueError(f"data.tokenizer is the file {tokenizer}, which is not in files")
         if isinstance(self.model, OwnSpec) and INITIAL not in names:
             raise ValueError(f"a model of its owner's loop needs the file {INITIAL}")
         return self

@@ -197,7 +197,7 @@ def test_a_damaged_secret_founds_no_run(
         ({"seed": "1"}, "seed"),
         ({"model": {"dim": 16.0}}, "model.dim"),
         ({"model": {"dim": 30, "heads": 4}}, "model"),
-        ({"model": "large"}, "model"),
+        ({"model": "large"}, "model.kind"),
         ({"data": {"recipe": "wikipedia"}}, "data.recipe"),
         ({"data": {"recipe": "text:/nowhere/*.txt"}}, "data.recipe"),
         ({"inner": {"lr": float("nan")}}, "inner.lr"),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from protocol.errors import BadSignature, ConfigError, MalformedMessage, RunMismatch
 from protocol.identity import Identity
 from protocol.manifest import (
+    INITIAL,
     MAX_MANIFEST_BYTES,
     Manifest,
     manifest_diff,
@@ -79,7 +80,8 @@ CHANGES: dict[str, Any] = {
     "membership.invite_digest": "f" * 64,
     "domains": [{"name": "law"}],
 }
-ONLY_VALUE = {"version", "model.kind", "data.tokenizer"}
+ONLY_VALUE = {"version", "model.kind"}
+OF_FILES = {"files", "data.tokenizer", "data.vocab_size"}
 OF_DOMAINS = {"experts.division", "experts.spread", "experts.budget_flops", "experts.copy_every_s"}
 
 
@@ -108,7 +110,7 @@ def reordered(tree: Any) -> Any:
 
 
 def test_the_table_of_changes_has_every_setting() -> None:
-    assert set(CHANGES) | ONLY_VALUE | OF_DOMAINS == set(leaves(MANIFEST.model_dump()))
+    assert set(CHANGES) | ONLY_VALUE | OF_DOMAINS | OF_FILES == set(leaves(MANIFEST.model_dump()))
 
 
 @pytest.mark.parametrize("key", CHANGES)
@@ -346,3 +348,47 @@ def test_a_bare_signature_of_the_bytes_is_not_enough() -> None:
     data = MANIFEST.to_bytes()
     with pytest.raises(BadSignature):
         verify_manifest(data, FOUNDER.sign(data), run_id=MANIFEST.run_id, founder=FOUNDER.peer_id)
+
+
+FILE = {"name": "words.json", "size_bytes": 9, "digest": "0" * 64}
+
+
+def test_a_tokenizer_is_one_of_the_runs_files() -> None:
+    data = {"tokenizer": "file:words.json", "vocab_size": 300}
+    run = manifest_from({**SETTINGS, "data": data, "files": [FILE]})
+    assert parse_manifest(run.to_bytes()) == run
+    found = run.file_named("words.json")
+    assert found is not None
+    assert found.size_bytes == 9
+    for wrong in (
+        {"data": data},
+        {"data": data | {"vocab_size": 0}, "files": [FILE]},
+        {"data": {"vocab_size": 300}},
+        {"files": [FILE, FILE]},
+        {"files": [FILE | {"name": "../words.json"}]},
+        {"files": [FILE], "domains": [{"name": "law"}]},
+    ):
+        with pytest.raises(ConfigError):
+            manifest_from({**SETTINGS, **wrong})
+
+
+def test_a_model_of_another_kind_is_named_and_carries_no_code() -> None:
+    gpt = {"kind": "huggingface", "config": {"model_type": "gpt2", "n_embd": 8}}
+    run = manifest_from({**SETTINGS, "model": gpt})
+    assert parse_manifest(run.to_bytes()) == run
+    with pytest.raises(ConfigError, match="not for a model of kind 'huggingface'"):
+        _ = run.transformer
+    with pytest.raises(ConfigError, match="never run"):
+        manifest_from({**SETTINGS, "model": {**gpt, "config": {"model_type": "x", "auto_map": {}}}})
+    with pytest.raises(ConfigError, match="kind: it is one of transformer, huggingface, own"):
+        manifest_from({**SETTINGS, "model": {"kind": "llama"}})
+
+
+def test_a_model_of_an_own_loop_comes_with_its_parameters() -> None:
+    own = {"kind": "own", "tensors": [{"name": "weight", "shape": [2, 3]}]}
+    run = manifest_from({**SETTINGS, "model": own, "files": [FILE | {"name": INITIAL}]})
+    assert parse_manifest(run.to_bytes()) == run
+    with pytest.raises(ConfigError, match=INITIAL):
+        manifest_from({**SETTINGS, "model": own})
+    with pytest.raises(ConfigError, match="that its owner's loop trains"):
+        _ = run.context
