@@ -48,6 +48,8 @@ class Actor:
         self.output_path = folder / "output.txt"
         self.fate = ""
         """What we did to it, for people; nothing as long as it should live."""
+        self.may_finish = False
+        """Whether its work has an end of its own, so that exit code 0 is no accident."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, command: Sequence[str]) -> None:
@@ -142,7 +144,9 @@ class Cast:
             ActorDied: one ended although nobody had told it to.
         """
         for actor in self.actors.values():
-            if not actor.fate and actor.exit_code is not None:
+            code = actor.exit_code
+            is_finished = actor.may_finish and code == 0
+            if not actor.fate and code is not None and not is_finished:
                 raise ActorDied(actor)
 
     def dismiss(self, names: Sequence[str], *, within_s: float) -> dict[str, int | None]:

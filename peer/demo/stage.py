@@ -103,6 +103,7 @@ class Stage(Production):
         command += ["--evaluate-every", str(every)]
         command += ["--out", str(self._directory / "alone.safetensors")]
         actor = self._cast.start(script.LONE, command)
+        actor.may_finish = True
         self.play_so_far.lone = LoneView(actor.output_path)
 
     # ---- cues
@@ -159,9 +160,6 @@ class Stage(Production):
         lone = self.play_so_far.lone
         if lone is not None:
             lone.look()
-            actor = self._cast.actors[script.LONE]
-            if actor.exit_code == 0:
-                actor.fate = "done"
         is_moving = [view.look() for view in self.play_so_far.peers.values()]
         self._cast.check()
         self._is_moving = any(is_moving)

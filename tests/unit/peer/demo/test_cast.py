@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -52,6 +53,16 @@ def test_who_ends_unasked_is_noticed_and_quoted(tmp_path: Path) -> None:
         with pytest.raises(ActorDied, match="peer-1 ended unexpectedly with exit code 1"):
             cast.check()
         assert actor.tail() == "no memory"
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_who_may_finish_may_only_finish_well(tmp_path: Path, code: int) -> None:
+    with Cast(tmp_path) as cast:
+        actor = cast.start("lone", (sys.executable, "-S", "-c", f"raise SystemExit({code})"))
+        actor.may_finish = True
+        assert wait_until(lambda: not actor.is_alive)
+        with pytest.raises(ActorDied) if code else contextlib.nullcontext():
+            cast.check()
 
 
 def test_who_was_told_to_end_is_not_an_accident(tmp_path: Path) -> None:
