@@ -95,7 +95,7 @@ class Keeper:
             fits = fits and _is_alike(state, expected.state) and _is_alike(own, expected.own)
             if anchor is None or not fits:
                 raise self._misfit(path)
-            lineage = _lineage(info, fragment)
+            lineage = lineage_in(info, fragment)
             self._mixing.load_state(fragment, anchor, state, own, round, lineage)
         return path
 
@@ -239,7 +239,8 @@ def _spelled(lineage: Lineage) -> str:
     return lineage.to_bytes().rstrip(b"\0").hex()  # mostly it is far from full
 
 
-def _lineage(info: CheckpointInfo, fragment: int) -> Lineage:
+def lineage_in(info: CheckpointInfo, fragment: int) -> Lineage:
+    """Returns which landings are in a fragment's anchor; none where the checkpoint does not say."""
     if fragment >= len(info.lineages):
         return EMPTY
     try:

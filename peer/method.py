@@ -1,5 +1,6 @@
 """From the manifest's names to the objects that do the work."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,8 +48,17 @@ def check_method(manifest: Manifest) -> None:
         )
 
 
-def mixing_of(manifest: Manifest, our_id: PeerId) -> Mixing:
-    """Returns the outer side of a new peer of the run, at the initial anchor."""
+def mixing_of(manifest: Manifest, our_id: PeerId, files: Path | None = None) -> Mixing:
+    """Returns the outer side of a new peer of the run, at the initial anchor.
+
+    Args:
+        manifest: The run.
+        our_id: Of the peer.
+        files: Where the run's files are; see `peer.run_files`.
+
+    Raises:
+        ConfigError: theta_0 comes from a file that is not there, or does not fit the model.
+    """
     method = method_of_run(manifest)
     for codec in method.codecs:
         warm(codec)
@@ -56,7 +66,7 @@ def mixing_of(manifest: Manifest, our_id: PeerId) -> Mixing:
         layout_of_run(manifest),
         method.outer,
         method.codecs,
-        initial_anchors(manifest),
+        initial_anchors(manifest, files),
         our_id=our_id,
         grain_bytes=manifest.limits.chunk_bytes,
         is_common=method.mixing == "all",

@@ -89,6 +89,55 @@ class Lines(Protocol):
         """Tells the trainer to exit."""
 
 
+OnNews = Callable[[lines.Progress | lines.Departed], None]
+
+
+class Trainers(Protocol):
+    """Where a peer has its trainers from: `Launched` makes processes, `peer.loop` has one."""
+
+    comes_back: bool
+    """Whether there will be another trainer after one that has died."""
+
+    def on_found(self, manifest: Path, run_id: str) -> None:
+        """The run is known, and this is its manifest's file; nothing has been fetched yet."""
+
+    async def open(
+        self,
+        config: TrainerConfig,
+        folder: Path,
+        layout: Layout,
+        *,
+        on_news: OnNews,
+        waits: Waits,
+    ) -> "TrainerPort":
+        """Returns the port to a trainer that will say hello.
+
+        Raises:
+            ConfigError: something that the operator can change.
+        """
+
+
+class Launched:
+    """Trainers that are processes of this one."""
+
+    comes_back = True
+
+    def on_found(self, manifest: Path, run_id: str) -> None:
+        """Does nothing: the trainer is told when it is launched."""
+
+    async def open(
+        self,
+        config: TrainerConfig,
+        folder: Path,
+        layout: Layout,
+        *,
+        on_news: OnNews,
+        waits: Waits,
+    ) -> "TrainerPort":
+        """Starts a trainer process; see `TrainerPort.launch`."""
+        return await TrainerPort.launch(config, folder, layout, on_news=on_news, waits=waits)
+
+
 class TrainerPort:
     """A trainer process, as the driver sees it. Make it with `launch`.
 
@@ -104,7 +153,7 @@ class TrainerPort:
         interchange: Interchange,
         layout: Layout,
         *,
-        on_news: Callable[[lines.Progress | lines.Departed], None],
+        on_news: OnNews,
         waits: Waits | None = None,
     ) -> None:
         self._process = process
@@ -135,7 +184,7 @@ class TrainerPort:
         folder: Path,
         layout: Layout,
         *,
-        on_news: Callable[[lines.Progress | lines.Departed], None],
+        on_news: OnNews,
         waits: Waits | None = None,
     ) -> "TrainerPort":
         """Starts a trainer process. Call it in the main thread, and `run` next.

@@ -11,7 +11,7 @@ Bulk data goes beside the machines: they name it (`BlobRef`) and learn how its j
 from dataclasses import dataclass, field
 
 from protocol.identity import PeerId
-from protocol.messages import Note
+from protocol.messages import Member, Note
 from protocol.terms import Terms
 
 
@@ -21,7 +21,8 @@ class BlobRef:
 
     Kinds: `part` (one member's contribution to one part of a fragment), `average` (a part's
     average), `index` (what a fragment's state is made of, see `protocol.state_index`), `state`
-    (anchor and outer state of a fragment, by the name that its index gives it).
+    (anchor and outer state of a fragment, by the name that its index gives it), `file` (one of the
+    run's files, `part` its place in the manifest).
 
     In a run with domains, `domain` says whose; empty is that in which both peers train.
     """
@@ -84,7 +85,8 @@ class Land:
     """Take the outer step with the collected average; report with `on_landed`.
 
     `rebase_on_anchor` is true when our own contribution is not in it: local work since the last
-    landing then stays on top of the new anchor. `tokens` are those of all whose average it is.
+    landing then stays on top of the new anchor. `tokens` are those of all whose average it is, and
+    `members` the others among them whom we saw bring theirs, each with its tokens.
     """
 
     fragment: int
@@ -93,6 +95,7 @@ class Land:
     terms: Terms
     rebase_on_anchor: bool = False
     tokens: int = 0
+    members: tuple[Member, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,20 @@ from pathlib import Path
 import torch
 from blake3 import blake3
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from optim.layout import shapes_of
 from peer.experts.catalogue import CATALOGUE, ExpertEntry, read_catalogue
 from peer.experts.expert import Expert, expert_of, require_one_tokenizer
 from peer.identity_file import load_identity
 from peer.run_folder import IDENTITY, MANIFEST
-from peer.train.checkpoint import Checkpoint, Unusable, committed, open_checkpoint
+from peer.train.checkpoint import (
+    Checkpoint,
+    CheckpointInfo,
+    Unusable,
+    committed,
+    open_checkpoint,
+)
 from peer.train.model import VOCAB_SIZE, Transformer, layout_of_run
 from peer.train.tensor_file import read_tensors
 from protocol.errors import ConfigError, MalformedMessage
@@ -174,6 +181,7 @@ def _kept(folder: Path) -> ModelFolder:
     except MalformedMessage as error:
         raise ConfigError(f"{folder / MANIFEST} is damaged: {error}") from None
     if not manifest.domains:
+        _require_ours(folder, manifest)
         expert = _anchor(folder, manifest)
         texts = {expert.name: manifest.data}
         return ModelFolder(path=folder, run_id=manifest.run_id, experts=[expert], texts=texts)
@@ -197,8 +205,26 @@ def _kept(folder: Path) -> ModelFolder:
     )
 
 
-def _anchor(folder: Path, manifest: Manifest) -> Expert:
-    """Returns the anchor of the newest good checkpoint of a run without domains."""
+def _require_ours(folder: Path, manifest: Manifest) -> None:
+    tokenizer = manifest.data.tokenizer
+    if not isinstance(manifest.model, ModelSpec) or tokenizer not in VOCAB_SIZE:
+        raise ConfigError(
+            f"{folder} has a model of kind {manifest.model.kind!r} with the tokenizer "
+            f"{tokenizer!r}, and this is for thinwire's own transformer on bytes: `thinwire export "
+            f"{folder}` makes a folder that other programs read"
+        )
+
+
+def newest_anchors(folder: Path, manifest: Manifest) -> tuple[list[Tensor], CheckpointInfo]:
+    """Returns the anchors in the newest good checkpoint of a peer, one `[m]` a fragment.
+
+    Args:
+        folder: The peer's.
+        manifest: Of its run, without domains.
+
+    Raises:
+        ConfigError: there is no such checkpoint, or it is of another model.
+    """
     checkpoint = _newest_good(folder, manifest)
     tensors = checkpoint.outer()
     lengths = [len(span) for span in layout_of_run(manifest).fragments]
@@ -210,8 +236,13 @@ def _anchor(folder: Path, manifest: Manifest) -> Expert:
     ]
     if len(fitting) < len(lengths):
         raise ConfigError(f"{checkpoint.path} does not fit the model in {folder / MANIFEST}")
+    return fitting, checkpoint.info
+
+
+def _anchor(folder: Path, manifest: Manifest) -> Expert:
+    anchors, info = newest_anchors(folder, manifest)
     name = re.sub(r"[^a-z0-9_-]+", "-", manifest.name.lower()).strip("-_")[:32] or "run"
-    return expert_of(manifest, torch.cat(fitting), name=name, step=checkpoint.info.step)
+    return expert_of(manifest, torch.cat(anchors), name=name, step=info.step)
 
 
 def _newest_good(folder: Path, manifest: Manifest) -> Checkpoint:

@@ -18,14 +18,15 @@ from protocol.domains import domain_manifest
 from protocol.manifest import DomainSpec, Manifest
 from protocol.models import ModelSpec
 
-_MOMENTS = {"adamw": 2, "muon": 1, "sgd": 1}
+MOMENTS = {"adamw": 2, "muon": 1, "sgd": 1}
+"""Values that an inner optimizer keeps for each parameter."""
 _PARTNERS = 2
 
 
 def training_bytes(domain: DomainSpec) -> float:
     """Return what the trainer needs: parameters, gradients, moments and activations."""
     n = num_parameters(domain.model, VOCAB_SIZE[domain.data.tokenizer])
-    states = 4.0 * n * (2 + _MOMENTS[domain.inner.optimizer])
+    states = 4.0 * n * (2 + MOMENTS[domain.inner.optimizer])
     return states + activation_bytes(domain.model, domain.inner.batch_sequences)
 
 

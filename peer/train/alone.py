@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from peer.train.config import EVALUATION_BYTES
-from peer.train.data import Corpus, load_text
+from peer.train.data import Corpus
 from peer.train.lines import Evaluated, Progress
 from peer.train.meter import Meter
 from peer.train.model import initial_anchor
 from peer.train.replica import Replica
+from peer.train.run_text import text_of_run
 from protocol.manifest import Manifest
 
 
@@ -30,6 +32,7 @@ def train_alone(
     peer_id: str = "alone",
     device: torch.device | str = "cpu",
     corpus: Corpus | None = None,
+    files: Path | None = None,
     evaluate_every_steps: int = 0,
     evaluation_bytes: int = EVALUATION_BYTES,
     on_report: Callable[[Progress | Evaluated], None] = lambda report: None,
@@ -42,19 +45,20 @@ def train_alone(
         peer_id: Whose stream of batches.
         device: Where to train.
         corpus: The text; None loads what the manifest names.
+        files: Where the run's files are, if theta_0 or the tokenizer is one of them.
         evaluate_every_steps: Evaluate after so many steps, and after the last; 0 never.
         evaluation_bytes: Validation text read by one evaluation.
         on_report: Called with `Progress` at most about four times a second and after the last step,
             and with each `Evaluated`, whose `round` is 0.
 
     Raises:
-        ConfigError: the manifest's text is not here.
+        ConfigError: the manifest's text is not here, or theta_0 is not.
         ThinwireError: the loss is not finite.
     """
     if corpus is None:
-        corpus = load_text(manifest.data.recipe, manifest.data.validation_frac)
+        corpus = text_of_run(manifest, files)
     replica = Replica(manifest, corpus, peer_id=peer_id, device=torch.device(device))
-    replica.load(initial_anchor(manifest))
+    replica.load(initial_anchor(manifest, files))
     meter = Meter(replica.device)
     losses = []
     while replica.step < steps:

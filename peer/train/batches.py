@@ -22,7 +22,7 @@ class BatchStream:
     """One peer's endless, deterministic stream of random windows.
 
     Args:
-        train: The text, `[length]` bytes.
+        train: The text, `[length]` tokens.
         batch_sequences: Windows in a batch.
         context: Tokens predicted in a window.
         run_id: The run.
@@ -52,11 +52,16 @@ class BatchStream:
 
     def next(self) -> Tensor:
         """Return batch k, int64 `[batch_sequences, context + 1]`, and go on to k + 1."""
-        seed = hashlib.sha256(f"{self._owner}\0{self.step}".encode()).digest()
-        rng = np.random.Generator(np.random.PCG64(int.from_bytes(seed)))
+        rng = generator_of(f"{self._owner}\0{self.step}")
         starts = rng.integers(0, len(self._train) - self._context, size=self._batch_sequences)
         self.step += 1
         return _windows(self._train, starts, self._context)
+
+
+def generator_of(name: str) -> np.random.Generator:
+    """Return a generator whose draws follow from a name alone."""
+    seed = hashlib.sha256(name.encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(seed)))
 
 
 def validation_batches(
@@ -65,7 +70,7 @@ def validation_batches(
     """Yield fixed windows, evenly spread over the text; none overlap in predicted tokens.
 
     Args:
-        validation: The text, `[length]` bytes.
+        validation: The text, `[length]` tokens.
         context: Tokens predicted in a window.
         max_tokens: Tokens predicted in all, at least one window's.
         batch: Windows in a batch; the last one may have fewer.
@@ -91,6 +96,6 @@ def _windows(text: Text, starts: NDArray[np.int64], context: int) -> Tensor:
 def _require_window(text: Text, context: int) -> None:
     if len(text) < context + 1:
         raise ConfigError(
-            f"the text has {len(text)} bytes, fewer than one window of model.context + 1 = "
+            f"the text has {len(text)} tokens, fewer than one window of model.context + 1 = "
             f"{context + 1}"
         )

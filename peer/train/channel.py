@@ -67,7 +67,8 @@ class LineChannel:
             except BlockingIOError:
                 return
             except OSError:
-                self.is_closed = True
+                self._outgoing.clear()
+                self._read()  # up to its end: the last words may say why
 
     def _read(self) -> None:
         while not self.is_closed:
@@ -99,16 +100,27 @@ class AsyncLineChannel:
         """Take over a connected Unix stream socket, one end of a socketpair."""
         return cls(*await asyncio.open_unix_connection(sock=sock, limit=MAX_LINE_BYTES))
 
+    @property
+    def backlog_bytes(self) -> int:
+        """What the other side has not taken yet."""
+        return self._writer.transport.get_write_buffer_size()
+
     def send(self, message: Message) -> None:
         """Queue a message. Lost without an error when the trainer is gone; the reader learns it."""
         if not self._writer.is_closing():
             self._writer.write(to_line(message))
 
+    async def receive(self) -> Message | None:
+        """Return the next message; None when the other side has closed."""
+        with contextlib.suppress(ConnectionError):
+            if (line := await self._reader.readline()).endswith(b"\n"):
+                return parse_line(line)
+        return None
+
     async def __aiter__(self) -> AsyncIterator[Message]:
         """Yield messages until the other side closes."""
-        with contextlib.suppress(ConnectionError):
-            while (line := await self._reader.readline()).endswith(b"\n"):
-                yield parse_line(line)
+        while (message := await self.receive()) is not None:
+            yield message
 
     async def close(self) -> None:
         """Close the socket, which tells the trainer to exit."""

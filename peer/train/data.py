@@ -12,9 +12,10 @@ where it gives validation less than a quarter of its part, the tail of each file
 
 import hashlib
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,8 @@ from peer.train.recipes import MIX, files_of, parts_of
 from protocol.errors import ConfigError
 from protocol.manifest import DataSpec
 
-Text = NDArray[np.uint8]
-"""A text as bytes, `[length]`."""
+Text = NDArray[Any]
+"""A text as tokens, `[length]` unsigned integers; bytes, unless a tokenizer makes them."""
 
 MIN_TRAIN_BYTES = 16 * 1024
 MIN_VALIDATION_BYTES = 1024
@@ -39,6 +40,10 @@ _FEWEST_FRAC = 0.25
 _PIECE_BYTES = 4096
 
 
+Epochs = Callable[[str], Generator[Text]]
+"""Pieces of a text without end, in an order that follows from a name."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Corpus:
     """Text to train on and text to judge by; no file's byte is in both."""
@@ -47,6 +52,15 @@ class Corpus:
     validation: Text
     description: str
     """For people: `1234 files of the Python 3.12.1 standard library, 21.5 MB`."""
+    widths: NDArray[np.uint32] | None = None
+    """How many bytes each of the validation's tokens stands for, `[length]`; None: one."""
+    stream: Epochs | None = None
+    """Where the text to train on comes from, if `train` is empty."""
+
+    @property
+    def validation_bytes(self) -> int:
+        """How long the validation text is."""
+        return len(self.validation) if self.widths is None else int(self.widths.sum())
 
 
 def load_text(recipe: str, validation_frac: float) -> Corpus:
@@ -81,7 +95,7 @@ def load_text(recipe: str, validation_frac: float) -> Corpus:
 
 
 def validation_digest(corpus: Corpus) -> str:
-    """Return the SHA-256 of the validation text, in hex."""
+    """Return the SHA-256 of the validation text, in hex; of its tokens, if they are not bytes."""
     return hashlib.sha256(corpus.validation.tobytes()).hexdigest()
 
 
@@ -90,7 +104,7 @@ def with_validation(spec: DataSpec, corpus: Corpus) -> DataSpec:
     return spec.model_copy(
         update={
             "validation_digest": validation_digest(corpus),
-            "validation_bytes": len(corpus.validation),
+            "validation_bytes": corpus.validation_bytes,
         }
     )
 
@@ -104,7 +118,7 @@ def check_validation(corpus: Corpus, spec: DataSpec) -> str | None:
     if spec.validation_digest in ("", ours):
         return None
     return (
-        f"the validation text here is not the run's: {len(corpus.validation)} bytes with digest "
+        f"the validation text here is not the run's: {corpus.validation_bytes} bytes with digest "
         f"{ours[:12]} instead of {spec.validation_bytes} bytes with {spec.validation_digest[:12]} "
         f"(recipe {spec.recipe}, Python {platform.python_version()}), "
         "so validation losses here do not compare with other peers'"

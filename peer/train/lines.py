@@ -198,12 +198,66 @@ class Leave:
     """Stop training and exit."""
 
 
+# Where the trainer is somebody's own loop (`peer.loop`), which starts the wire process.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """From the loop: what a peer is to do, as `thinwire join` would be told; the first line."""
+
+    ticket: str
+    directory: str
+    resume: bool | None
+    listen: str
+    announce: str | None
+    up: str | None
+    down: str | None
+    evaluate_every_rounds: int
+    checkpoint_every_s: float
+    keep_checkpoints: int
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """From the wire process: the run is found, and this is the path of its manifest."""
+
+    manifest: str
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """From the wire process: how it goes with the others. A `Failed` from it is its last line."""
+
+    phase: str = "starting"
+    """In words, what the wire process does or waits for."""
+    round: int = 0
+    members: int = 0
+    """Other live peers."""
+    partners: tuple[str, ...] = ()
+    """Peer ids of the last exchange; the first few."""
+    exchanges_done: int = 0
+    exchanges_failed: int = 0
+    contributions: int = 0
+    """Landings that contained our work."""
+    contributed_tokens: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    validation: float | None = None
+    """What the loop's own evaluation said of the anchor the last time."""
+    notices: tuple[str, ...] = ()
+    """Sentences for the user that are new, the newest last."""
+
+
 ToWire = Hello | Started | Progress | Departed | Landed | Evaluated | Staged | Saved | Left | Failed
 ToTrainer = Start | Resume | Land | Free | Depart | Evaluate | Save | Rest | Leave
-Message = ToWire | ToTrainer
+OfLoop = Join | Found | News
+Message = ToWire | ToTrainer | OfLoop
 
 _KINDS: dict[str, type[Message]] = {
-    kind.__name__.lower(): kind for kind in (*ToWire.__args__, *ToTrainer.__args__)
+    kind.__name__.lower(): kind
+    for kind in (*ToWire.__args__, *ToTrainer.__args__, *OfLoop.__args__)
 }
 _ADAPTERS: dict[str, TypeAdapter[Message]] = {
     name: TypeAdapter(kind) for name, kind in _KINDS.items()

@@ -28,11 +28,16 @@ class Meter:
 
     Args:
         device: Where training runs.
+        judges_loss: Whether a loss that is not finite is an error; else it is only told.
         clock: Seconds, monotonic.
     """
 
     def __init__(
-        self, device: torch.device, *, clock: Callable[[], float] = time.monotonic
+        self,
+        device: torch.device,
+        *,
+        judges_loss: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.overhead_s = 0.0
         self.waited_s = 0.0
@@ -40,10 +45,12 @@ class Meter:
         self._step_ended_at_s: float | None = None
         self._excused_s = 0.0
         self._device = device
+        self._judges_loss = judges_loss
         self._clock = clock
         self._since_s = clock()
         self._aside_s = 0.0
         self._num_steps = 0
+        self._num_losses = 0
         self._num_tokens = 0
         self._nats = torch.zeros((), device=device)
         self._last: Progress | None = None
@@ -52,9 +59,11 @@ class Meter:
         """Forget the time since the last report: training begins now."""
         self._since_s, self._aside_s = self._clock(), 0.0
 
-    def add_step(self, nats: Tensor, num_tokens: int) -> None:
-        """Count one inner step with its mean loss, still on the device."""
-        self._nats += nats
+    def add_step(self, nats: Tensor | None, num_tokens: int) -> None:
+        """Count one inner step with its mean loss, still on the device; None if nobody knows it."""
+        if nats is not None:
+            self._nats += nats
+            self._num_losses += 1
         self._num_steps += 1
         self._num_tokens += num_tokens
         now_s = self._clock()
@@ -100,13 +109,17 @@ class Meter:
     def report(self, step: int, tokens: int, *, is_done: bool = False) -> Progress:
         """Return the progress since the last report; without a step since, its numbers again.
 
+        Without a loss since, the loss is NaN.
+
         Raises:
-            ThinwireError: the loss is not finite.
+            ThinwireError: the loss is not finite, and that is judged.
         """
         if self._num_steps == 0:
             return self._repeat(step, tokens, is_done=is_done)
-        nats = self._nats.item() / self._num_steps  # waits for the device
-        if not math.isfinite(nats):
+        nats = math.nan
+        if self._num_losses:
+            nats = self._nats.item() / self._num_losses  # waits for the device
+        if self._judges_loss and self._num_losses and not math.isfinite(nats):
             raise ThinwireError(
                 f"the training loss is {nats} at step {step}; restart from a checkpoint, "
                 "or found a run with a smaller inner.lr"
@@ -123,7 +136,7 @@ class Meter:
             longest_gap_s=self.longest_gap_s,
             is_done=is_done,
         )
-        self._num_steps = self._num_tokens = 0
+        self._num_steps = self._num_losses = self._num_tokens = 0
         self._nats.zero_()
         self.restart()
         return self._last

@@ -1,29 +1,35 @@
-"""The model of a run: a decoder-only transformer over bytes.
+"""The model of a run: a decoder-only transformer, or one that `peer.train.huggingface` builds.
 
-Pre-norm blocks with RMSNorm, rotary positions, causal attention and a gated (SwiGLU) or plain
-(GELU) feed-forward, without biases. It has parameters only, no buffers, so the flat vector that
-peers exchange is all there is to a replica.
+Ours has pre-norm blocks with RMSNorm, rotary positions, causal attention and a gated (SwiGLU) or
+plain (GELU) feed-forward, without biases. It has parameters only, no buffers, so the flat vector
+that peers exchange is all there is to a replica.
 
 Shapes: B sequences, T positions, D = dim, N heads of width W = D / N, V = vocabulary.
 """
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from optim.layout import Layout, layout_of, shapes_of
+from peer.train.census import require_memory
+from peer.train.first_values import draw
+from peer.train.huggingface import build_huggingface, shapes_of_huggingface
+from peer.train.initial import load_initial, views_of
+from peer.train.language_model import require_language_model
 from protocol.errors import ConfigError
-from protocol.manifest import Manifest
-from protocol.models import ModelSpec, OwnSpec
+from protocol.manifest import INITIAL, Manifest
+from protocol.models import HuggingFaceSpec, ModelSpec, OwnSpec
 
 VOCAB_SIZE = {"bytes": 256}
 """Vocabulary by tokenizer name."""
 
 _INIT_STD = 0.02
-_ROTARY_BASE = 10_000.0
+ROTARY_BASE = 10_000.0
 NORM_EPS = 1e-5
 
 
@@ -97,7 +103,9 @@ class Transformer(nn.Module):
     def __init__(self, spec: ModelSpec, vocab_size: int) -> None:
         super().__init__()
         self.spec = spec
-        self.embedding = nn.Embedding(vocab_size, spec.dim)
+        # Its own draw, where the model only stands for shapes, imports a second's worth of torch.
+        rows_VD = torch.rand(vocab_size, spec.dim)
+        self.embedding = nn.Embedding(vocab_size, spec.dim, _weight=rows_VD)
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.layers))
         self.norm = nn.RMSNorm(spec.dim, eps=NORM_EPS)
         # Tied: the head reads the embedding, so that the weights appear once in the flat vector.
@@ -156,12 +164,40 @@ def num_parameters(spec: ModelSpec, vocab_size: int) -> int:
         return sum(p.numel() for p in Transformer(spec, vocab_size).parameters())
 
 
+def vocab_size_of(manifest: Manifest) -> int:
+    """Return how many tokens the run's tokenizer has.
+
+    Raises:
+        ConfigError: it is from a file, and the manifest does not say.
+    """
+    size = VOCAB_SIZE.get(manifest.data.tokenizer, manifest.data.vocab_size)
+    if size == 0:
+        raise ConfigError("data.vocab_size: it is missing; found the run with `thinwire new`")
+    return size
+
+
+def model_of_run(manifest: Manifest) -> nn.Module:
+    """Return the run's model on the CPU in fp32, with parameters that mean nothing yet.
+
+    Tokens `[B, T]` in, logits `[B, T, V]` out, V at least `vocab_size_of` the run.
+
+    Raises:
+        ConfigError: it cannot be built here.
+    """
+    vocab_size = vocab_size_of(manifest)
+    if isinstance(manifest.model, HuggingFaceSpec):
+        return build_huggingface(manifest.model, vocab_size)
+    return build_model(manifest.transformer, vocab_size, generator=torch.Generator())
+
+
 def shapes_of_run(manifest: Manifest) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the run's parameters by name, in order; allocates none of them."""
     if isinstance(manifest.model, OwnSpec):
         return {tensor.name: tuple(tensor.shape) for tensor in manifest.model.tensors}
+    if isinstance(manifest.model, HuggingFaceSpec):
+        return shapes_of_huggingface(manifest.model, vocab_size_of(manifest))
     with torch.device("meta"):
-        model = Transformer(manifest.transformer, VOCAB_SIZE[manifest.data.tokenizer])
+        model = Transformer(manifest.transformer, vocab_size_of(manifest))
     return shapes_of(model)
 
 
@@ -183,28 +219,65 @@ def layout_of_run(manifest: Manifest) -> Layout:
         raise ConfigError(f"method.schedule: {error}") from None
 
 
-def initial_anchor(manifest: Manifest) -> Tensor:
-    """Return theta_0 of a run, `[n]` fp32 on the CPU: a function of the manifest alone."""
-    return torch.cat(initial_anchors(manifest))
+def initial_anchor(manifest: Manifest, files: Path | None = None) -> Tensor:
+    """Return theta_0 of a run, `[n]` fp32 on the CPU; see `initial_anchors`."""
+    return torch.cat(initial_anchors(manifest, files))
 
 
-def initial_anchors(manifest: Manifest) -> list[Tensor]:
+def initial_anchors(manifest: Manifest, files: Path | None = None) -> list[Tensor]:
     """Return theta_0 of a run, one `[m]` fp32 on the CPU for each fragment, each in its own memory.
 
-    No model is built, so nothing else of their size is needed meanwhile.
+    It is a function of the manifest and, where that lists `initial.safetensors`, of this file. No
+    model is built, so nothing else of their size is needed meanwhile.
+
+    Args:
+        manifest: The run.
+        files: Where the run's files are; see `peer.run_files`.
+
+    Raises:
+        ConfigError: the file is not there, or does not fit the model; or the model does not fit
+            into this machine's memory.
     """
     layout = layout_of_run(manifest)
+    require_memory(layout.num_elements)
     anchors = [torch.empty(len(span), dtype=torch.float32) for span in layout.fragments]
-    places = {}
-    for entry in layout.entries:
-        first = layout.fragments[entry.fragment].start
-        part = anchors[entry.fragment][entry.start - first : entry.stop - first]
-        places[entry.name] = part.view(entry.shape)
-    with torch.device("meta"):
-        model = Transformer(manifest.transformer, VOCAB_SIZE[manifest.data.tokenizer])
-    in_order = ((name, places[name]) for name, _ in model.named_parameters())
-    _initialize(in_order, manifest.transformer, torch.Generator().manual_seed(manifest.seed))
+    _fill(manifest, views_of(layout, anchors), files)
     return anchors
+
+
+def check_model(manifest: Manifest, files: Path | None = None) -> None:
+    """Refuse a run whose model, at theta_0, is no language model of the run's tokens.
+
+    Args:
+        manifest: The run.
+        files: Where the run's files are.
+
+    Raises:
+        ConfigError: says what is wrong.
+    """
+    model = model_of_run(manifest)
+    _fill(manifest, {name: param.detach() for name, param in model.named_parameters()}, files)
+    require_language_model(model, vocab_size=vocab_size_of(manifest), context=manifest.context)
+
+
+def _fill(manifest: Manifest, places: dict[str, Tensor], files: Path | None) -> None:
+    """Write theta_0 where its parameters lie."""
+    if manifest.file_named(INITIAL) is None:
+        _draw(manifest, places)
+    elif files is None:
+        raise ConfigError(f"this run begins with its file {INITIAL}, which is not here")
+    else:
+        load_initial(files / INITIAL, places)
+
+
+def _draw(manifest: Manifest, places: dict[str, Tensor]) -> None:
+    """Write what the seed makes of a new model, parameter by parameter."""
+    generator = torch.Generator().manual_seed(manifest.seed)
+    if isinstance(manifest.model, HuggingFaceSpec):
+        draw(manifest.model, places, generator)
+        return
+    in_order = ((name, places[name]) for name in shapes_of_run(manifest))
+    _initialize(in_order, manifest.transformer, generator)
 
 
 def loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -223,7 +296,7 @@ def rotary_table(length: int, width: int, *, device: torch.device) -> tuple[Tens
     # buffer that must follow the model to its device.
     exponents = torch.arange(0, width, 2, device=device, dtype=torch.float32) / width
     positions = torch.arange(length, device=device, dtype=torch.float32)
-    angles = positions[:, None] * _ROTARY_BASE**-exponents
+    angles = positions[:, None] * ROTARY_BASE**-exponents
     return angles.cos(), angles.sin()
 
 

@@ -4,7 +4,7 @@
 `stdlib:GLOB` the files of it that match. `package:NAME/GLOB` is files of an installed package:
 found by its metadata, never imported, and never outside its folder. It must have come from an
 index, so that these two kinds are public text. `text:GLOB` is files of the operator's own.
-`hf:DATASET` is where Hugging Face datasets will go. Several globs are joined with `|`; each has at
+`dataset:NAME` is streamed, see `peer.train.dataset`. Several globs are joined with `|`; each has at
 most one `**`, and 16 parts from its first wildcard on, as a stranger's must not take forever.
 """
 
@@ -23,6 +23,10 @@ Files = list[tuple[str, Path]]
 
 OR = "|"
 MIX = "mix:"
+DATASET = "dataset:"
+"""What is streamed and has no files; see `peer.train.dataset`."""
+DATASET_FORMATS = ("json", "parquet", "text")
+"""Of datasets in files of the operator's own: `dataset:json:GLOB`."""
 AND = " + "
 """Joins the recipes of a mix, see `peer.train.data`."""
 
@@ -60,8 +64,12 @@ def parts_of(recipe: str) -> tuple[str, ...]:
 
 def operator_globs(recipe: str) -> tuple[str, ...]:
     """Return the globs by which a recipe reads files of the operator's own; none if it does not."""
+    prefixes = ("text:", *(f"{DATASET}{form}:" for form in DATASET_FORMATS))
     return tuple(
-        part.removeprefix("text:") for part in parts_of(recipe) if part.startswith("text:")
+        part.removeprefix(prefix)
+        for part in parts_of(recipe)
+        for prefix in prefixes
+        if part.startswith(prefix)
     )
 
 
@@ -187,15 +195,17 @@ def _fixed_part(pattern: Path) -> Path:
     return Path(*pattern.parts[:fixed])
 
 
-def _hf(argument: str) -> tuple[Files, str]:
-    # A later version downloads a pinned revision here and returns its text files.
-    raise ConfigError(f"data.recipe {f'hf:{argument}'!r}: not in this version; use text:GLOB")
+def _dataset(argument: str) -> tuple[Files, str]:
+    raise ConfigError(
+        f"data.recipe {DATASET + argument!r} is streamed: it is the text of a run with one model, "
+        "and no part of a mix or a domain"
+    )
 
 
 RECIPES: dict[str, Callable[[str], tuple[Files, str]]] = {
     "stdlib": _stdlib,
     "package": _package,
     "text": _text,
-    "hf": _hf,
+    "dataset": _dataset,
 }
 """Recipes by registered name."""

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from optim.inner import InnerOptimizer, inner_optimizer, learning_rate
 from optim.landing import blend, rebase
 from optim.layout import flatten_into, load_from
-from peer.train.batches import BatchStream
+from peer.train.batch_source import batches_of
 from peer.train.data import Corpus
 from peer.train.evaluate import bits_per_byte
-from peer.train.model import VOCAB_SIZE, build_model, layout_of_run, loss
+from peer.train.model import layout_of_run, loss, model_of_run
 from protocol.errors import ConfigError
 from protocol.manifest import Manifest
 
@@ -58,20 +58,13 @@ class Replica:
         self.device = device
         self.step = 0
         self.tokens = 0
-        self._validation = corpus.validation
-        vocab_size = VOCAB_SIZE[manifest.data.tokenizer]
-        model = build_model(manifest.transformer, vocab_size, generator=torch.Generator())
-        self.model = model.to(device)
+        self._validation, self._widths = corpus.validation, corpus.widths
+        # What training tells is nats for each byte, about, whatever the tokens are.
+        self._bytes_per_token = corpus.validation_bytes / max(1, len(corpus.validation))
+        self.model = model_of_run(manifest).to(device)
         self.layout = layout_of_run(manifest)
-        inner = manifest.inner
         self.optimizer = self._fresh_optimizer()
-        self._stream = BatchStream(
-            corpus.train,
-            batch_sequences=inner.batch_sequences,
-            context=manifest.context,
-            run_id=manifest.run_id,
-            peer_id=peer_id,
-        )
+        self._stream = batches_of(corpus, manifest, peer_id)
         # bf16 where the hardware has it; elsewhere emulation would only be slower.
         self._is_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(
             including_emulation=False
@@ -83,7 +76,7 @@ class Replica:
         return self.manifest.inner.batch_sequences * self.manifest.context
 
     def train_step(self) -> Tensor:
-        """Make one inner step; return its loss in nats, still on the device.
+        """Make one inner step; return its loss in nats for each byte, still on the device.
 
         Batch and learning rate follow `step`, so a replica that resumes needs no other state.
         """
@@ -99,7 +92,8 @@ class Replica:
         self.optimizer.step()
         self.step += 1
         self.tokens += self.step_tokens
-        return step_loss.detach()
+        step_loss = step_loss.detach()
+        return step_loss if self._widths is None else step_loss / self._bytes_per_token
 
     def load(self, flat: Tensor) -> None:
         """Take all parameters from `[n]` fp32; the optimizer's state stays."""
@@ -156,6 +150,7 @@ class Replica:
                 context=self.manifest.context,
                 max_bytes=max_bytes,
                 device=self.device,
+                widths=self._widths,
             )
         finally:
             if own is not None:

@@ -47,7 +47,8 @@ class Saver:
     Args:
         device: Where the replica is.
         settle: Brings the replica to the moment of the checkpoint; returns its step and tokens.
-        state: Returns what to write: the replica's own tensors, which change with the next step.
+        state: Returns what to write: the replica's own tensors, which change with the next step;
+            a `ConfigError` says why there is nothing to write.
         pause: Times what training waits for.
         send: To the wire process.
         executor: Where the slow work is done; None for a thread of low priority.
@@ -101,15 +102,15 @@ class Saver:
 
     def _stages(self, save: Save) -> Iterator[Future[Any]]:
         path = Path(save.folder) / INNER
-        with self._pause():
-            outlines = _outlines(self._state())
-        room = self._beside(self._make_room, outlines)
-        yield room
-        problem = _problem(room)
+        problem, outlines = self._measure()
+        if problem is None:
+            room = self._beside(self._make_room, outlines)
+            yield room
+            problem = _problem(room)
         with self._pause():
             step, tokens = self._settle()
             if problem is None:
-                problem = self._copy(self._state())
+                problem = self._copy()
         # From here on the wire process may land again.
         self._send(Staged(step=step, tokens=tokens))
         num_bytes, digest = 0, ""
@@ -130,9 +131,17 @@ class Saver:
             )
         )
 
-    def _copy(self, tensors: Mapping[str, Tensor]) -> str | None:
+    def _measure(self) -> tuple[str | None, Outlines]:
+        try:
+            with self._pause():
+                return None, _outlines(self._state())
+        except ConfigError as error:  # a replica that no file can hold stops no training
+            return str(error), {}
+
+    def _copy(self) -> str | None:
         # The step that was made meanwhile may have been the optimizer's first.
         try:
+            tensors = self._state()
             self._make_room(_outlines(tensors))
         except ConfigError as error:
             return str(error)

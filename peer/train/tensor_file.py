@@ -30,15 +30,19 @@ SPARE_BYTES = 64 << 20
 _CHUNK_BYTES = 8 << 20
 _SYNC_BYTES = 64 << 20
 """After so many bytes they are forced onto the disk: a heap of them would hold up other writers."""
-_DTYPES = {
+DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
     torch.bfloat16: "BF16",
     torch.int64: "I64",
     torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
     torch.uint8: "U8",
+    torch.bool: "BOOL",
 }
+"""What a file can hold, and what it is called there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +183,9 @@ def require_room(folder: Path, num_bytes: int) -> None:
 
 
 def not_written(path: Path, problem: object) -> ConfigError:
-    """Return the error that says that a checkpoint's file or folder could not be written."""
+    """Return the error that says that a file or folder could not be written."""
     return ConfigError(
-        f"cannot write to {path}: {problem}; free some disk space; older checkpoints are untouched"
+        f"cannot write to {path}: {problem}; free some disk space; what was there is untouched"
     )
 
 
@@ -195,7 +199,7 @@ def _header(like: Mapping[str, Tensor]) -> bytes:
     for name, tensor in like.items():
         start, end = end, end + tensor.nbytes
         fields[name] = {
-            "dtype": _DTYPES[tensor.dtype],
+            "dtype": DTYPES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }

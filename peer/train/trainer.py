@@ -2,6 +2,9 @@
 
 One turn: answer what has come, land what is due, make an inner step, depart what is due, report.
 Nothing in it waits for the wire process. Who owns which buffer is in `peer.train.interchange`.
+
+Where somebody else's loop makes the steps (`peer.loop`), it drives the turns: `stepped` after each
+step, and `turn` while there is none to make.
 """
 
 import os
@@ -80,8 +83,8 @@ class Learner(Protocol):
     def step_tokens(self) -> int:
         """Tokens in one inner step."""
 
-    def train_step(self) -> Tensor:
-        """Make one inner step; return its loss in nats."""
+    def train_step(self) -> Tensor | None:
+        """Make one inner step, or count one that was made; return its loss in nats, if known."""
 
     def load(self, flat: Tensor) -> None:
         """Take all parameters from `[n]`."""
@@ -121,6 +124,7 @@ class Trainer:
         validation_problem: From `peer.train.data.check_validation`.
         max_steps: Train up to this step of the run's count, then only answer. None: for ever.
         evaluation_bytes: Validation text read by one evaluation.
+        judges_loss: Whether a loss that is not finite ends training; else it is only told.
         clock: Seconds, monotonic.
         executor: Where checkpoints are written; None for a thread of low priority.
     """
@@ -135,6 +139,7 @@ class Trainer:
         validation_problem: str | None = None,
         max_steps: int | None = None,
         evaluation_bytes: int = EVALUATION_BYTES,
+        judges_loss: bool = True,
         clock: Callable[[], float] = time.monotonic,
         executor: Executor | None = None,
     ) -> None:
@@ -157,7 +162,7 @@ class Trainer:
             validation_problem=validation_problem,
             pid=os.getpid(),
         )
-        self._meter = Meter(replica.device, clock=clock)
+        self._meter = Meter(replica.device, judges_loss=judges_loss, clock=clock)
         self._saver = Saver(
             replica.device,
             settle=self._settle,
@@ -200,13 +205,29 @@ class Trainer:
 
     def turn(self) -> None:
         """Answer, land, make one inner step if there is one to make, depart, report."""
-        self.listen()
+        self.listen(wait_s=self._idle_s)
         if not self.has_left:
             self.act()
 
-    def listen(self) -> None:
-        """Answer what has come, and land what is due: the half of a turn before the step."""
-        for message in self._news():
+    def stepped(self) -> None:
+        """Follow a step that somebody else made: count it, land, depart, report; then answer.
+
+        The replica's `train_step` counts it. This never waits, whatever there is to do.
+        """
+        self.act()
+        self.listen()
+
+    def rest(self) -> None:
+        """Make and count no further step; turns answer the wire process, as it leaves."""
+        self._is_resting = True
+
+    def listen(self, *, wait_s: float = 0.0) -> None:
+        """Answer what has come, and land what is due: the half of a turn before the step.
+
+        Args:
+            wait_s: How long to wait for the first message, for somebody with nothing else to do.
+        """
+        for message in self._news(wait_s):
             self._answer(message)
             if self.has_left:
                 return
@@ -221,7 +242,7 @@ class Trainer:
             self._tokens = [tokens + self._replica.step_tokens for tokens in self._tokens]
             self._land_due()  # an overlap of a whole interval ends where the next departure is
             due = sorted(self._asked.union(self._schedule.departures(self._replica.step)))
-        elif self._is_started and self._is_done:  # the schedule will not send the rest any more
+        elif self._is_started and self.is_done:  # the schedule will not send the rest any more
             rest = [fragment for fragment, tokens in enumerate(self._tokens) if tokens > 0]
             due = sorted(self._asked.union(rest))
         if self._is_started:
@@ -230,21 +251,31 @@ class Trainer:
                 self._depart(fragment)
             self._report()
 
-    def _news(self) -> Sequence[Message]:
+    def _news(self, wait_s: float) -> Sequence[Message]:
         if not self.is_training:
-            return self._port.poll(wait_s=SAVE_POLL_S if self._saver.is_busy else IDLE_POLL_S)
+            return self._port.poll(wait_s=wait_s)
         with self._meter.talk():
             return self._port.poll()
 
     @property
-    def is_training(self) -> bool:
-        """Whether there is an inner step to make."""
-        is_over = self._is_done or self._is_resting or self._port.is_closed
-        return self._is_started and not is_over
+    def _idle_s(self) -> float:
+        return SAVE_POLL_S if self._saver.is_busy else IDLE_POLL_S
 
     @property
-    def _is_done(self) -> bool:
+    def has_started(self) -> bool:
+        """Whether the replica is the swarm's: `Start` or `Resume` is done."""
+        return self._is_started
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last step is made."""
         return self._max_steps is not None and self._replica.step >= self._max_steps
+
+    @property
+    def is_training(self) -> bool:
+        """Whether there is an inner step to make."""
+        is_over = self.is_done or self._is_resting or self._port.is_closed
+        return self._is_started and not is_over
 
     def _answer(self, message: Message) -> None:
         match message:
@@ -269,7 +300,7 @@ class Trainer:
             case Save():
                 self._saver.ask(message)
             case Rest():
-                self._is_resting = True
+                self.rest()
             case Leave():
                 self._saver.finish()
                 self.has_left = True
@@ -301,7 +332,7 @@ class Trainer:
         for landing in list(self._landings.values()):
             age_steps = self._replica.step - self._departed[landing.fragment].step
             is_over = age_steps >= self._schedule.overlap_steps
-            if is_over or not landing.is_planned or self._is_done:
+            if is_over or not landing.is_planned or self.is_done:
                 self._land(landing)
 
     def _land(self, landing: Land) -> None:
@@ -357,9 +388,9 @@ class Trainer:
         self._tokens = saved
 
     def _report(self) -> None:
-        is_done_now = self._is_done and not self._is_reported_done
+        is_done_now = self.is_done and not self._is_reported_done
         # A slow reader gets the newest numbers once it has taken the old ones.
         if is_done_now or (self._meter.is_due() and self._port.backlog_bytes == 0):
-            self._is_reported_done = self._is_done
+            self._is_reported_done = self.is_done
             step, tokens = self._replica.step, self._replica.tokens
-            self._port.send(self._meter.report(step, tokens, is_done=self._is_done))
+            self._port.send(self._meter.report(step, tokens, is_done=self.is_done))

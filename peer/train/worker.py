@@ -19,19 +19,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
-from peer.train.alone import train_alone
 from peer.train.channel import LineChannel
-from peer.train.config import read_config
-from peer.train.data import check_validation, load_text
-from peer.train.interchange import Interchange
 from peer.train.lines import Failed, Message, to_line
-from peer.train.model import layout_of_run
-from peer.train.replica import Replica, choose_device
-from peer.train.tensor_file import write_tensors
-from peer.train.trainer import Trainer
 from protocol.errors import ConfigError
+
+# Whatever imports torch is imported in functions: that takes seconds, in which Ctrl-C is ours too.
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +46,22 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, channel: LineChannel) -> None:
+    from peer.run_files import files_folder
+    from peer.train.config import read_config
+    from peer.train.data import check_validation
+    from peer.train.interchange import Interchange
+    from peer.train.model import layout_of_run
+    from peer.train.replica import Replica, choose_device
+    from peer.train.run_text import text_of_run
+    from peer.train.trainer import Trainer
+
     config, manifest = read_config(arguments.config)
     _use_threads(config.threads)
     # Sizes first: a disagreement should not have to wait for the text.
     num_elements = layout_of_run(manifest).num_elements
     interchange = Interchange.open(arguments.buffers_fd, num_elements)
     device = choose_device(config.device)
-    corpus = load_text(manifest.data.recipe, manifest.data.validation_frac)
+    corpus = text_of_run(manifest, files_folder(Path(config.manifest).parent))
     trainer = Trainer(
         Replica(manifest, corpus, peer_id=config.peer_id, device=device),
         interchange,
@@ -75,6 +76,14 @@ def _run(arguments: argparse.Namespace, channel: LineChannel) -> None:
 
 
 def _run_alone(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from peer.run_files import files_folder
+    from peer.train.alone import train_alone
+    from peer.train.config import read_config
+    from peer.train.replica import choose_device
+    from peer.train.tensor_file import write_tensors
+
     config, manifest = read_config(arguments.config)
     _use_threads(config.threads)
     alone = train_alone(
@@ -82,6 +91,7 @@ def _run_alone(arguments: argparse.Namespace) -> None:
         arguments.alone,
         peer_id=config.peer_id,
         device=choose_device(config.device),
+        files=files_folder(Path(config.manifest).parent),
         evaluate_every_steps=arguments.evaluate_every,
         evaluation_bytes=config.evaluation_bytes,
         on_report=_say,
@@ -113,6 +123,8 @@ def _say(message: Message) -> None:
 
 def _use_threads(threads: int) -> None:
     if threads:
+        import torch
+
         torch.set_num_threads(threads)
 
 

@@ -57,14 +57,14 @@ def test_a_single_file_is_split_at_its_tail(tmp_path: Path) -> None:
     ("recipe", "says"),
     [
         ("text:/nonexistent/*.txt", "matches no file"),
-        ("hf:wikitext", "not in this version"),
+        ("dataset:wikitext", "is streamed"),
         ("pile", "unknown"),
         ("stdlib:", "nothing after the colon"),
         ("stdlib:3.9", "matches no file of the standard library"),
         ("mix:", "write mix:RECIPE"),
         ("mix:stdlib + mix:stdlib", "no mix in a mix"),
     ],
-    ids=["no match", "later", "unknown", "no argument", "no such", "no parts", "mix in a mix"],
+    ids=["no match", "streamed", "unknown", "no argument", "no such", "no parts", "mix in a mix"],
 )
 def test_a_recipe_that_gives_nothing_says_why(recipe: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):

@@ -190,3 +190,18 @@ def test_a_configuration_is_read_back_and_checked(manifest: Manifest, tmp_path: 
     path.write_text("{}")
     with pytest.raises(ConfigError, match="trainer configuration"):
         read_config(path)
+
+
+def test_a_loss_that_nobody_judges_is_only_told() -> None:
+    meter = Meter(torch.device("cpu"), judges_loss=False)
+    meter.add_step(torch.tensor(math.inf), 1)
+    assert meter.report(1, 1).loss_bits_per_byte == math.inf
+    meter.add_step(torch.tensor(2 * math.log(2)), 1)
+    meter.add_step(None, 1)  # and what nobody says does not count
+    assert meter.report(3, 3).loss_bits_per_byte == pytest.approx(2)
+
+
+def test_without_a_loss_there_is_none_to_tell() -> None:
+    meter = Meter(torch.device("cpu"))
+    meter.add_step(None, 10)
+    assert math.isnan(meter.report(1, 10).loss_bits_per_byte)

@@ -661,3 +661,70 @@ def test_what_is_given_back_after_the_last_step_departs_once_more(
     stage.turns(2, Land(fragment=1, round=0, tokens=-6 * STEP_TOKENS))
     departed = Departed(fragment=1, step=6, tokens=6 * STEP_TOKENS)
     assert stage.wire.of(Departed)[-1] == departed
+
+
+def test_a_trainer_driven_from_outside_says_and_does_the_same(
+    manifest: Manifest, corpus: Corpus, tmp_path: Path
+) -> None:
+    overlapping = with_schedule(manifest, overlap_steps=1)
+    driven, own = (Stage(overlapping, corpus, max_steps=14, clock=lambda: 0.0) for _ in range(2))
+    script: dict[int, list[Message]] = {
+        2: [Depart(fragment=1)],
+        3: [Free(fragment=1)],
+        5: [planned(0)],
+        8: [planned(1, steps=6), Evaluate(round=1)],
+        10: [Save(folder=str(tmp_path))],
+        16: [Rest()],
+        19: [Leave()],
+    }
+    own.turns(1, START)
+    driven.wire.inbox += [START]
+    driven.trainer.listen()
+    for step in range(1, 20):
+        driven.wire.inbox += script.get(step, [])
+        driven.trainer.stepped()
+        own.turns(1, *script.get(step, []))
+    assert own.trainer.has_left
+    assert driven.trainer.has_left
+    assert [m for m in driven.wire.sent if not isinstance(m, Evaluated)] == [
+        m for m in own.wire.sent if not isinstance(m, Evaluated)
+    ]
+    assert torch.equal(driven.theta(), own.theta())
+
+
+def test_a_driven_trainer_never_waits(manifest: Manifest, corpus: Corpus) -> None:
+    stage = Stage(manifest, corpus, max_steps=2)
+    waits_s: list[float] = []
+    poll = stage.wire.poll
+
+    def noting(*, wait_s: float = 0.0) -> list[Message]:
+        waits_s.append(wait_s)
+        return poll()
+
+    stage.wire.poll = noting  # type: ignore[method-assign]
+    stage.wire.inbox = [START]
+    for _ in range(5):
+        stage.trainer.stepped()
+    assert stage.trainer.is_done
+    assert set(waits_s) == {0.0}
+    stage.trainer.turn()  # which has nothing else to do
+    assert waits_s[-1] > 0
+
+
+def test_a_replica_that_no_file_can_hold_stops_no_training(
+    manifest: Manifest, corpus: Corpus, tmp_path: Path
+) -> None:
+    trainer = Stage(manifest, corpus)
+    state = trainer.replica.state
+
+    def unstorable() -> dict[str, Tensor]:
+        raise ConfigError("a list is no tensor")
+
+    trainer.replica.state = unstorable  # type: ignore[method-assign]
+    trainer.turns(2, START, Save(folder=str(tmp_path)))
+    trainer.replica.state = state  # type: ignore[method-assign]
+    trainer.turns(2, Save(folder=str(tmp_path)))
+    first, second = trainer.wire.of(Saved)
+    assert (first.problem, second.problem) == ("a list is no tensor", None)
+    assert len(trainer.wire.of(Staged)) == 2  # landings must go on, too
+    assert trainer.replica.step == 4

@@ -63,7 +63,7 @@ def test_a_bug_is_told_too(
     def broken(*_args: object, **_options: object) -> None:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr("peer.train.worker.train_alone", broken)
+    monkeypatch.setattr("peer.train.alone.train_alone", broken)
     assert main(["--config", str(config_path), "--alone", "1"]) == 1
     assert parse_line(capsysbinary.readouterr().out) == Failed(reason="ZeroDivisionError: by zero")
 
