@@ -1,13 +1,16 @@
-"""A bootstrap node: an entrance to the swarm that knows the manifest. It trains nothing.
+"""A bootstrap node: an entrance to the swarm that has the manifest and the run's files.
+
+It trains nothing.
 
 It may die at any time: peers that know each other need it no more, and any peer's own ticket lets
 others in. A run may have several nodes, started anywhere (`bootstrap.adoption`): they find each
 other like peers do.
 """
 
+import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from bootstrap.found import SECRET, read_secret
@@ -19,7 +22,9 @@ from peer.net.pace import NO_CAP, Cap
 from peer.net.wire import GrpcWire
 from peer.ports import Source
 from peer.presence import Presence, wire_addresses
+from peer.run_files import FilesInbox, files_folder, missing_files
 from peer.run_folder import MANIFEST, SIGNATURE, TicketFile, read_ticket
+from peer.watch.observer import Observer
 from protocol.card import Card
 from protocol.errors import ConfigError, NotAvailable, RemoteError, TransportError
 from protocol.identity import PeerId
@@ -48,6 +53,17 @@ class NoInbox:
         raise NotAvailable("this is a bootstrap node: it holds no model")
 
 
+async def _require_files(manifest: Manifest, folder: Path) -> None:
+    """Refuses to serve a run whose files are not here: nobody could begin."""
+    missing = await asyncio.to_thread(missing_files, manifest, folder)
+    if missing:
+        name = manifest.files[missing[0]].name
+        raise ConfigError(
+            f"{files_folder(folder) / name} is missing, or is not the file that the manifest "
+            f"names; put it back, or start this node with a ticket of the run and --dir {folder}"
+        )
+
+
 async def serve(
     folder: Path,
     *,
@@ -60,6 +76,7 @@ async def serve(
     entrances: Sequence[Address] = (),
     up: Cap = NO_CAP,
     down: Cap = NO_CAP,
+    on_observer: Callable[[Observer], None] | None = None,
 ) -> None:
     """Serves the run in `folder` until cancelled. The ticket there is kept up to date.
 
@@ -75,11 +92,13 @@ async def serve(
         entrances: Where else the swarm may be entered; none of them needs to answer.
         up: Of what we send to peers.
         down: Of what we take from them.
+        on_observer: Told who watches the swarm; without it nobody does.
 
     Raises:
         ConfigError: the folder holds no run, or we cannot listen there.
     """
     manifest, signature = _read(folder)
+    await _require_files(manifest, folder)
     identity = load_identity(folder / NODE_KEY)
     secret = _secret(folder, manifest)
     former = _last_addresses(folder)
@@ -110,7 +129,8 @@ async def serve(
         relay_bps=RELAY_BPS,
     )
     try:
-        wire = await GrpcWire.start(identity, config, inbox=NoInbox(), addresses=presence.addresses)
+        inbox = FilesInbox(NoInbox(), manifest, folder)
+        wire = await GrpcWire.start(identity, config, inbox=inbox, addresses=presence.addresses)
 
         def card() -> Card:
             return Card(
@@ -136,17 +156,44 @@ async def serve(
             renew_ticket()
             on_refresh(presence)
 
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(wire.close)
             with contextlib.suppress(TransportError):
                 await presence.announce(card())
             await presence.refresh_quietly()
             renew_ticket()
+            if on_observer is not None:
+                observer = await stack.enter_async_context(
+                    _watching(manifest, presence, wire, card)
+                )
+                on_observer(observer)
             on_ready(ticket)
             await presence.run(card, on_refreshed)
-        finally:
-            await wire.close()
     finally:
         await directory.close()
+
+
+@contextlib.asynccontextmanager
+async def _watching(
+    manifest: Manifest, presence: Presence, wire: GrpcWire, card: Callable[[], Card]
+) -> AsyncIterator[Observer]:
+    """Asks the peers how they are while the block runs."""
+    wire.reach.relays_of = presence.relays
+    met: set[PeerId] = set()
+
+    async def forget_gone() -> None:
+        for peer in met - presence.reachable:
+            await wire.forget(peer)
+        met.clear()
+        met.update(presence.reachable)
+
+    observer = Observer(manifest, presence, wire, own=lambda: (card(), None), refresh=forget_gone)
+    watching = asyncio.create_task(observer.run())
+    try:
+        yield observer
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
 
 def _read(folder: Path) -> tuple[Manifest, bytes]:

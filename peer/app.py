@@ -6,7 +6,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ import torch
 
 from peer.birth import Birth
 from peer.config import PeerConfig
+from peer.contribution import ContributionFile
 from peer.delivered import delivered_since
 from peer.domains.stay import Stay
 from peer.driver import Driver
 from peer.entry import check_run, find_run, places
+from peer.fetch_files import fetch_before_joining, spelled
 from peer.identity_file import load_identity
 from peer.keeper import Keeper, step_of
 from peer.life import SOFTWARE, AnotherLife, Life, Parts
@@ -31,11 +33,15 @@ from peer.net.sockets import SocketMeter
 from peer.net.wire import GrpcWire
 from peer.ports import Inbox
 from peer.presence import Presence, wire_addresses
+from peer.reporting import Reporting
+from peer.run_files import FilesInbox, files_folder
 from peer.run_folder import IDENTITY, MANIFEST, Run, TicketFile, read_run, write_run
 from peer.status import PeerStatus
 from peer.telemetry import Events
 from peer.train.config import TrainerConfig
-from peer.trainer_port import TrainerGone, TrainerPort
+from peer.trainer_port import Launched, TrainerGone, Trainers
+from peer.watch.observer import Observer
+from peer.watch.view import SwarmView
 from peer.watchdog import Watchdog
 from protocol.card import Card
 from protocol.errors import ConfigError
@@ -59,10 +65,18 @@ class Peer:
     Args:
         config: What the operator wants.
         status: Where to say how it goes; by default one of its own.
+        trainers: Where to have a trainer from; by default it is a process of this one.
     """
 
-    def __init__(self, config: PeerConfig, status: PeerStatus | None = None) -> None:
+    def __init__(
+        self,
+        config: PeerConfig,
+        status: PeerStatus | None = None,
+        *,
+        trainers: Trainers | None = None,
+    ) -> None:
         self.config = config
+        self._trainers: Trainers = trainers or Launched()
         self.status = status or PeerStatus()
         self.ticket = config.ticket
         """From `live` on, one that lists our own address."""
@@ -77,6 +91,13 @@ class Peer:
         self._stay: Stay | None = None
         """Of a run with domains."""
         self._is_listening = False
+        self._own_card: Callable[[], Card] = self._card
+        self._observer: Observer | None = None
+
+    @property
+    def view(self) -> SwarmView | None:
+        """The swarm as we see it; None while we do not watch it. Any thread may ask."""
+        return self._observer.view if self._observer is not None else None
 
     def leave(self) -> None:
         """Ends `live` in order, with a last checkpoint."""
@@ -105,8 +126,12 @@ class Peer:
             if self._stay is not None and self._stay.has_finished:
                 await self._stay.keep_final(self._mixing.outer)
                 await self._life.say_goodbye()  # which says what we keep now
-        except (AnotherLife, TrainerGone):
-            raise  # without a goodbye: another life of ours is there, or will be soon
+        except AnotherLife:
+            raise  # without a goodbye: it would be the other one's
+        except TrainerGone:
+            if not self._trainers.comes_back:
+                await self._life.say_goodbye()
+            raise
         except Exception:  # whatever it was, the others need not wait for us
             await self._life.say_goodbye()
             raise
@@ -140,18 +165,17 @@ class Peer:
         self._presence = Presence(directory, identity.peer_id)
         self._directory = directory
         self._folder = config.directory
-        run = read_run(config.directory, config.ticket)
-        if run is None:
-            with status.waits.on("somebody who knows the run", within_s=config.wait_s):
-                run = await find_run(identity, config, self._presence)
-        check_run(run, config)
+        run = await self._find_run(identity)
         if run.manifest.method.mixing == "pairs" and not run.manifest.domains:
             # Whoever averages with one need not know all.
             self._presence.rooms = Rooms(self._our_id, run.manifest.run_id)
-        write_run(config.directory, run)
         self._renew_ticket()
         self._events = self._open_events()
         self._stack.callback(self._events.close)
+        self._contributions = ContributionFile(
+            config.directory, run_id=run.manifest.run_id, peer_id=self._our_id
+        )
+        self._tally = self._contributions.read()
         watching = asyncio.create_task(Watchdog(status, self._events).run())
         self._stack.push_async_callback(_cancel, watching)
 
@@ -161,6 +185,8 @@ class Peer:
         self._meter = SocketMeter([os.getpid()])
         status.is_counted_by_kernel = SocketMeter.is_supported()
         if self._trains:
+            if run.manifest.files:
+                await self._fetch_files(identity, run)
             await self._start_parts(identity, run)
             await self._start_training()
         else:
@@ -176,6 +202,17 @@ class Peer:
         """Whether another life is to begin after this one, in another domain."""
         return self._stay is not None and self._stay.goes_on
 
+    async def _find_run(self, identity: Identity) -> Run:
+        config = self.config
+        run = read_run(config.directory, config.ticket)
+        if run is None:
+            with self.status.waits.on("somebody who knows the run", within_s=config.wait_s):
+                run = await find_run(identity, config, self._presence)
+        check_run(run, config)
+        write_run(config.directory, run)
+        self._trainers.on_found(config.directory / MANIFEST, run.manifest.run_id)
+        return run
+
     async def _choose_domain(self, manifest: Manifest) -> None:
         config, status = self.config, self.status
         status.phase = "looking for a domain that needs this machine"
@@ -189,12 +226,32 @@ class Peer:
             self._events.domain = self._stay.domain
             self._events.write("domain_chosen")
 
+    async def _fetch_files(self, identity: Identity, run: Run) -> None:
+        """Gets what the parts are made from, before there is anything that others could ask for."""
+        config, status = self.config, self.status
+        status.phase = "reading the run's files"
+        come = (0, 0)
+
+        def on_progress(name: str, here_bytes: int, size_bytes: int) -> None:
+            nonlocal come
+            come = here_bytes, size_bytes
+            status.phase = spelled(name, here_bytes, size_bytes)
+
+        with status.waits.on("the run's files", until="they are here", progress=lambda: come):
+            await fetch_before_joining(
+                *(run, config.directory, identity, self._presence),
+                secret=config.ticket.secret,
+                wait_s=config.wait_s,
+                down=config.down,
+                on_progress=on_progress,
+            )
+
     async def _start_parts(self, identity: Identity, run: Run) -> None:
         config, status, manifest = self.config, self.status, self._manifest
         status.phase = "building the model"
         return_large_blocks()
         torch.set_num_threads(1)  # one core is enough for the mixing; the others are the trainer's
-        mixing = mixing_of(manifest, self._our_id)
+        mixing = mixing_of(manifest, self._our_id, files_folder(self._folder))
         self._keeper = Keeper(
             self._folder,
             manifest.run_id,
@@ -213,7 +270,7 @@ class Peer:
         if goes_on:
             self._checkpoint_folder = self._keeper.load()
             self.checkpoint_step = step_of(self._checkpoint_folder)
-        self._trainer = await TrainerPort.launch(
+        self._trainer = await self._trainers.open(
             self._trainer_config(),
             self._folder,
             mixing.layout,
@@ -230,6 +287,7 @@ class Peer:
             mixing,
             events=self._events,
             status=status,
+            tally=self._tally,
             steps_alone=self._stay is not None,  # its domain's expert is to be there in any case
         )
         self._stack.push_async_callback(self._driver.close)
@@ -258,7 +316,7 @@ class Peer:
         self._wire = await GrpcWire.start(
             identity,
             self._wire_config(run),
-            inbox=inbox,
+            inbox=FilesInbox(inbox, run.manifest, self.config.directory),
             addresses=self._presence.addresses,
         )
         self._is_listening = True
@@ -270,9 +328,27 @@ class Peer:
         read_rates(self.config.directory, self._wire.rates)
         self._stack.callback(self._keep_rates)
         self._stack.push_async_callback(self._forget_all)
+        self._tell_how_we_are(identity, run, driver)
         if self._stay is not None:
             self._stay.follow(self._wire, self._card)
             await self._stay.guide.announce(self._card())  # what we keep can be fetched from now on
+
+    def _tell_how_we_are(self, identity: Identity, run: Run, driver: Driver | None) -> None:
+        reporting = Reporting(
+            *(identity, run.manifest.run_id),
+            status=self.status,
+            tally=self._tally,
+            ties=lambda: self._wire.ties,
+            record=driver.record if driver is not None else None,
+        )
+        self._wire.answer_reports(reporting.answer)
+        if self.config.watches_swarm:
+            self._observer = Observer(
+                *(run.manifest, self._presence, self._wire),
+                own=lambda: (self._own_card(), reporting.signed()),
+            )
+            watching = asyncio.create_task(self._observer.run())
+            self._stack.push_async_callback(_cancel, watching)
 
     def _card(self) -> Card:
         """Returns our card when there is no life yet, or none that trains."""
@@ -392,6 +468,9 @@ class Peer:
     # ---- training
 
     async def _train(self) -> None:
+        self._own_card = self._life.card
+        self._tally.begin_life(self.status.tokens)
+        self._stack.callback(self._keep_tally)
         self._life.on_refresh = self._on_refresh
         beside = [self._report(), self._checkpoint_now_and_then()]
         if self._stay is not None:
@@ -448,6 +527,8 @@ class Peer:
         while True:
             await asyncio.sleep(self.config.checkpoint_every_s)
             self._keep_rates()
+            self._tally.trained(self.status.tokens)
+            await self._contributions.write_beside(self._tally)
             await self._checkpoint()
 
     async def _checkpoint(self, *, is_last: bool = False) -> None:
@@ -506,6 +587,10 @@ class Peer:
             announce_host=self.config.announce_host,
             port=self._wire.listen_port,
         )
+
+    def _keep_tally(self) -> None:
+        self._tally.trained(self.status.tokens)
+        self._contributions.write(self._tally)
 
     def _keep_rates(self) -> None:
         with contextlib.suppress(OSError):  # the next life measures anew

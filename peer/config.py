@@ -39,12 +39,22 @@ class PeerConfig:
     """How long to look for somebody who knows the run."""
     allow_text_recipe: bool = False
     """Whether a manifest may name files of this machine as training text."""
+    has_own_loop: bool = False
+    """Whether a training loop of the user's own makes the steps, on data of its own."""
     domain: str | None = None
     """In a run with domains, where to train until it is done; None leaves it to the need for it."""
     insists_on_domain: bool = True
     """Whether a named domain that is done already is a mistake of the operator's."""
+    watches_swarm: bool = False
+    """Whether it asks the others how they are, every few seconds, for whoever looks at `view`."""
     metrics: tuple[str, int] | None = None
     """Host and port at which Prometheus may ask for metrics."""
+    web: tuple[str, int] | None = None
+    """Host and port of the swarm's page; who has one watches the swarm."""
+    tensorboard: Path | None = None
+    """The folder of this peer's files for TensorBoard."""
+    wandb_project: str | None = None
+    """The project at Weights & Biases that is told how it goes."""
 
 
 def cap_of(option: str, text: str | None) -> Cap:
@@ -73,12 +83,21 @@ def parse_listen(text: str) -> tuple[str, int]:
 
 
 def parse_metrics(text: str) -> tuple[str, int]:
-    """Returns host and port of `PORT`, `:PORT`, `HOST:PORT` or `[IPv6]:PORT`.
+    """Returns host and port of `--metrics`; see `parse_place`.
 
     Raises:
-        ConfigError: it is none of them.
+        ConfigError: there are none.
+    """
+    return parse_place("--metrics", text)
+
+
+def parse_place(option: str, text: str) -> tuple[str, int]:
+    """Returns host and port of `PORT`, `:PORT`, `HOST:PORT` or `[IPv6]:PORT`, by default of ours.
+
+    Raises:
+        ConfigError: it is none of them; names the option.
     """
     host, _, port = text.rpartition(":")
     if not (port.isascii() and port.isdecimal() and 0 < int(port) <= 65535):
-        raise ConfigError(f"--metrics {text}: it is [HOST:]PORT, with a port from 1 to 65535")
+        raise ConfigError(f"{option} {text}: it is [HOST:]PORT, with a port from 1 to 65535")
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)

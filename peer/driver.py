@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 from peer.blobs import FrameSink, FrameSource
 from peer.budget import Budget
 from peer.catch_up import CatchingUp
+from peer.contribution import Tally
+from peer.exchange_record import ExchangeRecord
 from peer.exchange_waits import ExchangeWaits
 from peer.exchanges import new_exchange
 from peer.mixing import Mixing
@@ -74,6 +76,7 @@ class Driver:
         manifest: The run.
         mixing: Our outer side.
         events, status: Where to report.
+        tally: Where contributions count; by default one of its own.
         steps_alone: Whether a peer that knows of nobody else lands by itself, also in mixings that
             wait for company otherwise.
     """
@@ -87,6 +90,7 @@ class Driver:
         *,
         events: EventLog,
         status: PeerStatus,
+        tally: Tally | None = None,
         steps_alone: bool = False,
     ) -> None:
         self.mixing = mixing
@@ -102,6 +106,8 @@ class Driver:
         self._budget = Budget(mixing, manifest)
         self._pins = Pins(mixing, loop.time)
         self._listed = ExchangeWaits(status.waits)
+        self.record = ExchangeRecord(loop.time, len(mixing.outer), tally or Tally())
+        """The last exchanges, and what became of our work."""
         self._moves = Moves(mixing, self._make, lambda: status.step, self._on_grain)
         self._newest_task: dict[Key, asyncio.Task[None]] = {}
         """Of each exchange: offer, reduction and landing follow one another."""
@@ -404,6 +410,7 @@ class Driver:
             failure = failure_of(error)
             if isinstance(error, RemoteError):
                 self._refusals.refuse(src, type(error).__name__, str(error))
+                self.record.refused(str(error))
                 self._events.write("transfer_refused", src=src, blob=ref.kind, reason=str(error))
             elif failure is not Failure.ABSENT:
                 self._events.write("transfer_failed", src=src, blob=ref.kind, reason=str(error))
@@ -424,7 +431,9 @@ class Driver:
             self._wake()  # others may want it from us
 
     async def _land(self, effect: Land) -> None:
+        had_work = self._moves.tokens(effect.fragment) > 0
         new, tokens = await self._moves.land(effect)
+        self.record.landed(effect, tokens, had_work=had_work)
         self._count_rounds()
         status = self._status
         status.exchanges_done += 1
@@ -457,6 +466,7 @@ class Driver:
     async def _catch_up(self, effect: CatchUp) -> None:
         fragment, members = effect.fragment, self._status.members
         is_changed: bool | None = None
+        before, had_work = self.mixing.outer[fragment].round, self._moves.tokens(fragment) > 0
         try:
             with self._listed.catch_up(effect, self._recovery.progress):
                 async with asyncio.timeout(self._manifest.round.exchange_s):
@@ -467,6 +477,8 @@ class Driver:
             self._events.write("catching_up_failed", src=effect.donors[0], reason=str(error))
         self._count_rounds()
         new = self.mixing.outer[fragment]
+        if had_work and self.mixing.is_common:
+            self.record.passed_by(new.round - before)
 
         def report(machine: Exchange, now_s: float) -> None:
             if is_changed is None:
@@ -488,6 +500,7 @@ class Driver:
 
     def _tell(self, effect: Tell) -> None:
         self._listed.hear(effect)
+        self.record.hear(effect)
         if effect.event == "exchange_failed":
             self._status.exchanges_failed += 1
         if effect.event == "exchange_begins":

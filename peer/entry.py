@@ -12,19 +12,37 @@ from peer.catch_up import CatchingUp, agreed
 from peer.config import PeerConfig
 from peer.method import check_method
 from peer.mixing import Mixing
+from peer.needs import require_memory
+from peer.net.knock import ADVICE, knock
 from peer.net.wire import fetch_manifest
 from peer.presence import Presence
+from peer.remedies import newer_run, remedy
 from peer.run_folder import Run
 from peer.train.recipes import operator_globs
-from protocol.errors import ConfigError, RemoteError, RunMismatch, TransportError
+from peer.train.replica import choose_device
+from protocol.errors import (
+    ConfigError,
+    MalformedMessage,
+    RemoteError,
+    RunMismatch,
+    TransportError,
+)
 from protocol.identity import Identity, PeerId
 from protocol.lottery import donor_order
 from protocol.manifest import Manifest, verify_manifest
+from protocol.models import OwnSpec
 from protocol.state_index import StateIndex
+from protocol.ticket import Ticket
 
 logger = logging.getLogger(__name__)
 
 ASK_AGAIN_S = 0.3
+KNOCK_S = 3.0
+OWN_LOOP = (
+    "this run's model lives in a training loop of your own, which joins with three lines: "
+    "`with thinwire.join(ticket, model=model, optimizer=optimizer) as swarm:`, around the loop "
+    "`for batch in data:`, and `swarm.step(tokens=..., loss=...)` after each step of the optimizer"
+)
 MAX_FRAGMENTS = 4
 """Under way at once."""
 SLACK_FRAC = 0.1
@@ -39,7 +57,7 @@ async def find_run(identity: Identity, config: PeerConfig, presence: Presence) -
     """
     ticket, loop = config.ticket, asyncio.get_running_loop()
     deadline_s = loop.time() + config.wait_s
-    problem = "nobody is in the directory"
+    problem = ""
     while loop.time() < deadline_s:
         await presence.refresh_quietly()
         refusals: list[str] = []
@@ -56,23 +74,49 @@ async def find_run(identity: Identity, config: PeerConfig, presence: Presence) -
                     run_id=ticket.run_id,
                     secret=ticket.secret,
                 )
-                manifest = verify_manifest(
-                    data, signature, run_id=ticket.run_id, founder=ticket.founder
-                )
-                return Run(manifest, signature)
+                return Run(_verified(data, signature, ticket), signature)
             except RunMismatch as error:
                 problem = f"{peer_id}: {error}"
                 refusals.append(str(error))
             except (RemoteError, TransportError) as error:
                 problem = f"{peer_id}: {error}"
         if refusals and len(refusals) == len(asked):  # asking again would not help
-            raise ConfigError(refusals[0])
+            raise ConfigError(": ".join((refusals[0], *(remedy(refusals[0]) or ()))))
         await asyncio.sleep(ASK_AGAIN_S)
     raise ConfigError(
-        f"nobody at {places(config)} could tell us about the run within {config.wait_s:g} s "
-        f"({problem}); is the bootstrap node or another peer running, and can this machine reach "
-        "it? A newer ticket may help"
+        f"nobody at {places(config)} could tell us about the run within {config.wait_s:g} s: "
+        f"{await _advice(ticket, problem)}; thinwire doctor TICKET says more"
     )
+
+
+def _verified(data: bytes, signature: bytes, ticket: Ticket) -> Manifest:
+    try:
+        return verify_manifest(data, signature, run_id=ticket.run_id, founder=ticket.founder)
+    except MalformedMessage as error:  # but hash and signature are right: nobody has another one
+        raise ConfigError(newer_run(str(error))) from None
+
+
+async def _advice(ticket: Ticket, problem: str) -> str:
+    """Returns why the directory is empty, or out of reach, and what to do.
+
+    Args:
+        ticket: Of the run.
+        problem: With somebody who is in the directory; empty if nobody is.
+    """
+    if problem and (known := remedy(problem)):
+        return "; ".join((problem, *known))
+    if problem:
+        return (
+            f"{problem}; is the bootstrap node or another peer running, and can this machine reach "
+            "it? A newer ticket may help"
+        )
+    knocks = await asyncio.gather(*(knock(address, wait_s=KNOCK_S) for address in ticket.addresses))
+    if any(each.outcome == "open" for each in knocks):
+        return (
+            f"somebody listens there, but nobody in its directory is in run {ticket.run_id[:12]}: "
+            "the run is over, or that node serves another one now; ask for a newer ticket"
+        )
+    return "; ".join(dict.fromkeys(ADVICE[each.outcome] for each in knocks))
 
 
 def check_run(run: Run, config: PeerConfig) -> None:
@@ -81,6 +125,13 @@ def check_run(run: Run, config: PeerConfig) -> None:
     Raises:
         ConfigError: says why.
     """
+    if config.has_own_loop:
+        if run.manifest.domains:
+            raise ConfigError("a run with domains is not for a loop of your own: use thinwire join")
+        check_method(run.manifest)
+        return
+    if isinstance(run.manifest.model, OwnSpec):
+        raise ConfigError(OWN_LOOP)
     if run.manifest.domains:
         return  # each domain is looked at for itself
     globs = operator_globs(run.manifest.data.recipe)
@@ -90,6 +141,7 @@ def check_run(run: Run, config: PeerConfig) -> None:
             "that others get may remember them; if you agree, add --allow-text"
         )
     check_method(run.manifest)
+    require_memory(run.manifest, choose_device(config.device))
 
 
 async def fetch_state(

@@ -42,4 +42,7 @@ def _write_new(path: Path, identity: Identity) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise ConfigError(f"cannot write a new identity to {path}: {error}") from error
+        raise ConfigError(
+            f"cannot write a new identity to {path}: {error.strerror}; make room, or "
+            "choose another folder with --dir"
+        ) from error

@@ -147,6 +147,7 @@ class Life:
             AnotherLife: another process has our identity; it stays, and we go.
         """
         self._has_entered = True
+        self._parts.status.training_since_s = self._parts.status.waits.now_s()
         driver, presence = self._parts.driver, self._parts.presence
         driver.on_landed = self._on_landed
         driver.knows = presence.knows
@@ -279,6 +280,8 @@ class Life:
             round, lambda: [outer.anchor for outer in parts.mixing.landed]
         )
         parts.status.validation_bits_per_byte = evaluated.bits_per_byte
+        parts.status.validation_round = evaluated.round
+        parts.status.evaluated_s += evaluated.took_s
         parts.events.write(
             "evaluated",
             round=evaluated.round,

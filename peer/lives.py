@@ -24,6 +24,7 @@ from peer.config import PeerConfig
 from peer.life import AnotherLife
 from peer.status import PeerStatus
 from peer.trainer_port import TrainerGone
+from peer.watch.view import SwarmView
 from protocol.errors import ConfigError, ThinwireError, TransportError
 
 logger = logging.getLogger(__name__)
@@ -46,10 +47,17 @@ class Lives:
         self.status = PeerStatus()
         self._config = config
         self._peer = Peer(config, self.status)
+        self._view: SwarmView | None = None
         self._leave = asyncio.Event()
         self._deaths_s: list[float] = []
         self._has_checkpoint = False
         """Whether any life has had one."""
+
+    @property
+    def view(self) -> SwarmView | None:
+        """The swarm as this peer sees it, if it watches it; any thread may ask."""
+        self._view = self._peer.view or self._view
+        return self._view
 
     def leave(self) -> None:
         """Ends `live` in order, with a last checkpoint."""

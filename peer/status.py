@@ -47,6 +47,12 @@ class PeerStatus:
     """Sentences for the user, the newest last."""
     waits: Waits = field(default_factory=Waits)
     """What this peer waits for now, and for whom."""
+    validation_round: int = 0
+    """Of the anchor that was evaluated last."""
+    evaluated_s: float = 0.0
+    """What the trainer spent on evaluations."""
+    training_since_s: float | None = None
+    """When training began in this life, on the event loop's clock; None before it does."""
     step_s: float = 0.0
     """The trainer's usual inner step."""
     progressed_s: float | None = None
@@ -65,8 +71,18 @@ class PeerStatus:
         self.step = self.tokens = self.round = 0
         self.tokens_per_s = self.step_s = 0.0
         self.loss_bits_per_byte = self.validation_bits_per_byte = float("nan")
+        self.validation_round, self.evaluated_s, self.training_since_s = 0, 0.0, None
         self.is_done, self.progressed_s = False, None
         self.members = self.partners = ()
+
+    @property
+    def utilisation_frac(self) -> float | None:
+        """The part of the time since training began that went into inner steps."""
+        if self.training_since_s is None or self.progressed_s is None:
+            return None
+        elapsed_s = self.progressed_s - self.training_since_s
+        lost_s = self.overhead_s + self.waited_s + self.evaluated_s
+        return max(0.0, 1 - lost_s / elapsed_s) if elapsed_s > 0 else None
 
     @property
     def ways_words(self) -> str:

@@ -439,8 +439,15 @@ class CircleExchange(Exchange):
             self._fail(gathering, gathering.failure, now_s)
         elif gathering.is_complete:
             self.phase = Phase.LANDING
-            config = self.config
-            self._do(Land(config.fragment, self.round, gathering.exchange_id, gathering.terms))
+            self._do(
+                Land(
+                    self.config.fragment,
+                    self.round,
+                    gathering.exchange_id,
+                    gathering.terms,
+                    members=gathering.brought,
+                )
+            )
 
     def _on_leaves(self, gathering: Gathering, src: PeerId, now_s: float) -> None:
         """Without its average nobody lands; once may be bad luck, twice in a round is not."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from protocol.exchange import ExchangeConfig, Failure
 from protocol.identity import PeerId
 from protocol.machine import BlobRef, Effect, Fetch, Reduce
-from protocol.messages import Roster
+from protocol.messages import Member, Roster
 from protocol.roster import is_quorum
 from protocol.terms import Terms
 
@@ -79,6 +79,8 @@ class Gathering:
         self._roster: Roster | None = None
         self._num_live = 1
         self._num_reduced = 1
+        self._left_out: set[PeerId] = set()
+        """Members whose contribution to our own part did not come."""
         self.is_reducing = False
         """Our own average is still to be made, so nobody can have it."""
         self._is_patient = False
@@ -132,6 +134,15 @@ class Gathering:
     def is_complete(self) -> bool:
         """Whether every average is here."""
         return not self._wants and not self.is_reducing and self.failure is None
+
+    @property
+    def brought(self) -> tuple[Member, ...]:
+        """The other members, less those whose contribution we did without; of a replay nobody."""
+        return tuple(
+            member
+            for member in (self._roster.members if self._roster else ())
+            if member.peer_id != self._config.our_id and member.peer_id not in self._left_out
+        )
 
     def is_stuck_without(self, src: PeerId) -> bool:
         """Whether nobody can complete it, now that member `src` is in another exchange.
@@ -260,6 +271,7 @@ class Gathering:
             self.failure = f"{reducer} does not give its average, and nobody else has it"
             return
         del self._wants[want.ref, src]
+        self._left_out.add(src)
         self._reduce_if_ready()
 
     def _reduce_if_ready(self) -> None:

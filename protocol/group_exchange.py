@@ -455,6 +455,7 @@ class GroupExchange(Exchange):
                     gathering.terms,
                     rebase_on_anchor=not gathering.is_member,
                     tokens=self._tokens_in_average(),
+                    members=gathering.brought,
                 )
             )
 

@@ -40,7 +40,7 @@ from protocol.exchange import Exchange, ExchangeConfig, Failure, Phase
 from protocol.identity import PeerId
 from protocol.lottery import partner_order
 from protocol.machine import BlobRef, Discard, Fetch, Land, Offer, Reduce, Send
-from protocol.messages import Answer, Note, Propose
+from protocol.messages import Answer, Member, Note, Propose
 from protocol.terms import Terms
 
 PAUSE_FRAC = 1.0
@@ -144,8 +144,9 @@ class PairExchange(Exchange):
         self.phase = Phase.LANDING
         average = BlobRef("average", self.config.fragment, ref.exchange_id)
         self._do(Reduce(average, self._pair.own_tokens, is_shared=False))
-        terms = Terms(codec=self._pair.codec)
-        self._do(Land(self.config.fragment, self.round, ref.exchange_id, terms))
+        terms, partner = Terms(codec=self._pair.codec), Member(src, self._pair.tokens)
+        where = self.config.fragment, self.round
+        self._do(Land(*where, ref.exchange_id, terms, members=(partner,)))
 
     def on_fetch_failed(self, src: PeerId, ref: BlobRef, *, failure: Failure, now_s: float) -> None:
         """Ask a living partner again soon; give up one that does not answer."""

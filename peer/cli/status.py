@@ -1,31 +1,29 @@
 """`thinwire status`: how a run is, for anybody who has its ticket."""
 
+import asyncio
+import atexit
+import contextlib
+import gc
 import json
-from dataclasses import asdict
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, JustifyMethod
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
+from rich.live import Live
 
-from peer.cli.join import LONGEST_PATH, run_loop
-from peer.domains.table import WIDE_COLUMNS, domain_table
+from peer.cli.join import LONGEST_PATH, leave_on_signals, run_loop
+from peer.cli.swarm_screen import swarm_screen
 from peer.run_folder import read_ticket
-from peer.units import format_count, format_rate
-from protocol.card import ROLES, Card
-from protocol.identity import PeerId
+from peer.watch.view import as_data
 from protocol.ticket import Ticket, parse_ticket
 
 if TYPE_CHECKING:
-    from peer.domains.look import Look
+    from peer.watch.observer import Observer
+    from peer.watch.visit import Visit
 
-WIDEST = 110
-_HEADINGS = ("peer", "role", "domain", "step", "round", "tokens", "reach", "up", "down")
-_NUMBERS = {"step", "round", "tokens", "up", "down"}
-_WIDE_ONLY = {"tokens", "reach", "up", "down"}
+REFRESH_S = 1.0
 
 
 def status(
@@ -33,83 +31,23 @@ def status(
         str, typer.Argument(help="The ticket, or a file or a peer's folder that holds it.")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,
     wait: Annotated[
         float, typer.Option(min=1, help="Seconds to look for somebody who knows the run.")
     ] = 30.0,
 ) -> None:
-    """Show how a run is: its domains, and its peers. Takes no part in it."""
-    run_loop(_look_and_show(_ticket_of(ticket), wait_s=wait, as_json=as_json))
+    """Show how a run is: its peers, domains and links. Takes no part in it.
+
+    In a terminal it goes on until Ctrl+C.
+    """
+    console = Console()
+    is_live = console.is_terminal and not (once or as_json)
+    parsed = ticket_of(ticket)
+    load_visit()
+    run_loop(_look_and_show(parsed, console, wait_s=wait, as_json=as_json, is_live=is_live))
 
 
-async def _look_and_show(ticket: Ticket, *, wait_s: float, as_json: bool) -> None:
-    with Console(stderr=True).status("loading") as doing:  # hivemind takes seconds
-        from peer.domains.look import look
-
-        doing.update(f"looking for run {ticket.run_id[:12]}")
-        seen = await look(ticket, wait_s=wait_s)
-    if as_json:
-        print(json.dumps(as_data(seen), allow_nan=False))
-    else:
-        show(seen, Console())
-
-
-def show(seen: "Look", console: Console) -> None:
-    """Prints what was seen of a run."""
-    width = min(console.width, WIDEST)
-    manifest = seen.manifest
-    title = Text.assemble((manifest.name, "bold"), f", run {manifest.run_id[:12]}")
-    console.print(title, highlight=False, width=width)
-    if manifest.domains:
-        console.print(domain_table(seen.standings, width=width), width=width)
-    console.print(_peer_table(seen, width=width), width=width)
-
-
-def as_data(seen: "Look") -> dict[str, Any]:
-    """Returns what was seen of a run, for programs."""
-    return {
-        "name": seen.manifest.name,
-        "run_id": seen.manifest.run_id,
-        "domains": [asdict(each) | {"state": each.words} for each in seen.standings],
-        "peers": [{"peer_id": peer} | asdict(card) for peer, card in sorted(seen.cards.items())],
-    }
-
-
-def _peer_table(seen: "Look", *, width: int) -> Table:
-    left_out = set() if seen.manifest.domains else {"domain"}
-    left_out |= _WIDE_ONLY if width < WIDE_COLUMNS else set()
-    shown = [heading for heading in _HEADINGS if heading not in left_out]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="dim")
-    for heading in shown:
-        justify: JustifyMethod = "right" if heading in _NUMBERS else "left"
-        table.add_column(heading, justify=justify, no_wrap=heading != "domain")
-    for peer, card in sorted(seen.cards.items(), key=_rank):
-        cells = dict(zip(_HEADINGS, _cells(peer, card), strict=True))
-        style = "" if _is_in(card) else "dim"
-        table.add_row(*(Text(cells[heading]) for heading in shown), style=style)
-    return table
-
-
-def _cells(peer: PeerId, card: Card) -> tuple[str, ...]:
-    progress = f"{card.step:,}", f"{card.round:,}", format_count(card.tokens)
-    rates = (format_rate(rate) if rate else "-" for rate in (card.up_bps, card.down_bps))
-    return (
-        *(peer[-6:], card.role, card.domain or "-"),
-        *(progress if _is_in(card) else ("-", "-", "-")),
-        *(card.reach, *rates),
-    )
-
-
-def _is_in(card: Card) -> bool:
-    """Whether a card is that of somebody who has the model."""
-    return card.role in ("peer", "holder")
-
-
-def _rank(item: tuple[PeerId, Card]) -> tuple[int, str, PeerId]:
-    peer, card = item
-    return ROLES.index(card.role), card.domain, peer
-
-
-def _ticket_of(word: str) -> Ticket:
+def ticket_of(word: str) -> Ticket:
     """Returns the ticket that a word is, or that is in the file or folder that it names.
 
     Raises:
@@ -117,3 +55,58 @@ def _ticket_of(word: str) -> Ticket:
     """
     is_path = len(word) < LONGEST_PATH and Path(word).exists()
     return read_ticket(Path(word)) if is_path else parse_ticket(word)
+
+
+def load_visit() -> None:
+    """Imports what a visit needs, which takes seconds: outside a loop, where Ctrl+C ends it."""
+    with Console(stderr=True).status("loading"):
+        import peer.watch.visit  # noqa: F401
+    # Else the interpreter looks through all of it once more at the end, which takes a second.
+    atexit.register(gc.freeze)
+
+
+@contextlib.asynccontextmanager
+async def looking(ticket: Ticket, *, wait_s: float) -> AsyncIterator["Visit"]:
+    """Visits a run, and has looked at it once; says meanwhile what it does.
+
+    Raises:
+        ConfigError: nobody could tell us.
+    """
+    from peer.watch.visit import visiting
+
+    async with contextlib.AsyncExitStack() as stack:
+        with Console(stderr=True).status(f"looking for run {ticket.run_id[:12]}") as doing:
+            visit = await stack.enter_async_context(visiting(ticket, wait_s=wait_s))
+            doing.update("asking the peers")
+            await visit.observer.look_once()
+        yield visit
+
+
+async def _look_and_show(
+    ticket: Ticket, console: Console, *, wait_s: float, as_json: bool, is_live: bool
+) -> None:
+    async with looking(ticket, wait_s=wait_s) as visit:
+        if is_live:
+            await _show_until_left(visit.observer, console)
+        elif as_json:
+            print(json.dumps(as_data(visit.observer.view), allow_nan=False))
+        else:
+            console.print(swarm_screen(visit.observer.view, width=console.width))
+
+
+async def _show_until_left(observer: "Observer", console: Console) -> None:
+    """Shows a swarm as it goes on, until Ctrl+C."""
+    showing = asyncio.create_task(_show(observer, console))
+    leave_on_signals(showing.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await showing
+
+
+async def _show(observer: "Observer", console: Console) -> None:
+    with Live(console=console, auto_refresh=False) as live:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(observer.run())
+            while True:
+                screen = swarm_screen(observer.view, width=console.width, height=console.height)
+                live.update(screen, refresh=True)
+                await asyncio.sleep(REFRESH_S)

@@ -19,8 +19,9 @@ HELLO = f"/{SERVICE}/Hello"
 NOTE = f"/{SERVICE}/Note"
 PING = f"/{SERVICE}/Ping"
 FETCH = f"/{SERVICE}/Fetch"
+REPORT = f"/{SERVICE}/Report"
 
-BLOB_KINDS = frozenset({"part", "average", "index", "state"})
+BLOB_KINDS = frozenset({"part", "average", "index", "state", "file"})
 MAX_REQUEST_BYTES = 1024
 MAX_BLOB_BYTES = 1 << 48
 
@@ -57,7 +58,9 @@ def parse_request(
         raise LimitExceeded("a request for a domain that the run does not have")
     if raw.domain != domain:  # how many fragments that one has, who serves it knows
         num_fragments = MAX_FRAGMENTS
-    if raw.fragment >= num_fragments or raw.part >= max_peers:
+    # A part is a member's; of a file it is the number, and who serves files knows how many.
+    num_parts = MAX_FRAGMENTS if raw.kind == "file" else max_peers
+    if raw.fragment >= num_fragments or raw.part >= num_parts:
         raise LimitExceeded("a request for a fragment or part that the run does not have")
     if len(raw.exchange_id) not in (0, EXCHANGE_ID_BYTES):
         raise MalformedMessage(f"an exchange id of {len(raw.exchange_id)} bytes")

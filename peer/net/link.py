@@ -352,7 +352,9 @@ def error_from(error: BaseException, *, our_wait_s: float) -> ThinwireError:
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return TransportError(f"no answer for {our_wait_s:g} s")
         case grpc.StatusCode.UNAVAILABLE if "handshake failed" in details:
-            return ConnectionBroken("somebody else answers there: the TLS handshake failed")
+            return ConnectionBroken(
+                "the TLS handshake failed: somebody else answers there, or a clock is days off"
+            )
         case grpc.StatusCode.UNAVAILABLE:
             return ConnectionBroken(f"not reachable: {details}")
         case code:

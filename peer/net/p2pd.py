@@ -165,7 +165,10 @@ class P2pd:
         key_path.unlink()  # the daemon has read it, and a killed parent could not remove it
         if not ready.is_set():
             said = " / ".join(self._last_lines) or "nothing"
-            raise ConfigError(f"the libp2p daemon cannot listen on {host_maddr}; it said: {said}")
+            raise ConfigError(
+                f"the libp2p daemon cannot listen on {host_maddr}: choose another port or host "
+                f"with --listen; it said: {said}"
+            )
 
     async def _read_output(self, process: asyncio.subprocess.Process, ready: asyncio.Event) -> None:
         # The pipe must be read for as long as the daemon lives, or it blocks when the pipe is full.

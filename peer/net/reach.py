@@ -153,42 +153,8 @@ class Reach:
             self._asking = asyncio.create_task(self._ask())
         self._listen()
 
-    async def forget(self, peer_id: PeerId) -> None:
-        """Closes the ways to a peer."""
-        await self.doors.forget(peer_id)
-
-    async def close(self) -> None:
-        """Ends all tunnels."""
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.gather(self._asking, return_exceptions=True)
-        await self.listening.close()
-        await self.doors.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _listen(self) -> None:
-        hosts = self._dialable[:MAX_HOSTS] if self.reachability == "reverse" else ()
-        self.listening.listen_at(hosts)
-
-    async def _ask(self) -> None:
-        asked = random.sample(self._dialable, min(NUM_ASKED, len(self._dialable)))
-        replies = await asyncio.gather(*(self._ask_one(peer) for peer in asked))
-        answers = [reply for reply in replies if reply is not None]
-        before = self._verdict
-        if answers:
-            reached = {address for reply in answers for address in reply.reached}
-            self._verdict = verdict(answers)
-            self._found = tuple(_agreed(map(self._new_address, answers)))
-            self._failed = frozenset(_agreed(reply.failed for reply in answers)) - reached
-        if self._verdict != before:
-            logger.info("others can reach us: %s", self._verdict)
-            self.on_change()
-        again_s = ASK_AGAIN_S[self._verdict if answers and self._verdict else "unknown"]
-        now_s = asyncio.get_running_loop().time()
-        self._ask_at_s = now_s + again_s * random.uniform(0.8, 1.2)
-        self._listen()
-
-    async def _ask_one(self, peer_id: PeerId) -> pb.DialBackReply | None:
+    async def ask_one(self, peer_id: PeerId) -> pb.DialBackReply | None:
+        """Returns at which of our addresses a peer could dial us; None if it does not say."""
         addresses = list(self._ours[: MAX_ADDRESSES - 1])
         ports = {parsed[1] for parsed in map(parse_address, addresses) if parsed is not None}
         if not _is_loopback(self._config.listen_host):
@@ -211,6 +177,41 @@ class Reach:
             logger.debug("%s does not say whether it can dial us: %s", peer_id, error)
             return None
         return None if reply.refusal else reply
+
+    async def forget(self, peer_id: PeerId) -> None:
+        """Closes the ways to a peer."""
+        await self.doors.forget(peer_id)
+
+    async def close(self) -> None:
+        """Ends all tunnels."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+        await self.listening.close()
+        await self.doors.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _listen(self) -> None:
+        hosts = self._dialable[:MAX_HOSTS] if self.reachability == "reverse" else ()
+        self.listening.listen_at(hosts)
+
+    async def _ask(self) -> None:
+        asked = random.sample(self._dialable, min(NUM_ASKED, len(self._dialable)))
+        replies = await asyncio.gather(*(self.ask_one(peer) for peer in asked))
+        answers = [reply for reply in replies if reply is not None]
+        before = self._verdict
+        if answers:
+            reached = {address for reply in answers for address in reply.reached}
+            self._verdict = verdict(answers)
+            self._found = tuple(_agreed(map(self._new_address, answers)))
+            self._failed = frozenset(_agreed(reply.failed for reply in answers)) - reached
+        if self._verdict != before:
+            logger.info("others can reach us: %s", self._verdict)
+            self.on_change()
+        again_s = ASK_AGAIN_S[self._verdict if answers and self._verdict else "unknown"]
+        now_s = asyncio.get_running_loop().time()
+        self._ask_at_s = now_s + again_s * random.uniform(0.8, 1.2)
+        self._listen()
 
     async def _dial(self, peer_id: PeerId, address: str) -> None:
         """Says Hello at an address, over a connection of its own."""

@@ -1,9 +1,9 @@
-"""The listening side: Hello, Note, Ping and Fetch, for peers whose identity is proven."""
+"""The listening side: Hello, Note, Ping, Fetch and Report, for peers whose identity is proven."""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import NoReturn, TypeAlias, TypeVar
 
 import grpc
@@ -22,6 +22,7 @@ from peer.net.config import WireConfig, channel_options
 from peer.net.congestion import prefer_bbr
 from peer.net.counters import ByteCounters
 from peer.net.pace import Pace
+from peer.net.probe import Probe
 from peer.net.rates import LinkRates
 from peer.net.reach import Reach
 from peer.net.refusals import RefusalLog
@@ -65,6 +66,9 @@ class WireServer:
         self._inbox = inbox
         self._counters = counters
         self._signs = signs
+        self._probe = Probe(pace, counters)
+        self.on_report: Callable[[], bytes] | None = None
+        """Returns how this peer is, signed; None where there is nothing to tell."""
         self._admitted = Admitted()
         self._refusals = RefusalLog(logger)
         self._serving = Serving(config, inbox, counters, self._refusals, rates=rates.up, pace=pace)
@@ -74,6 +78,8 @@ class WireServer:
             "Ping": grpc.unary_unary_rpc_method_handler(self._on_ping),
             "Note": grpc.unary_unary_rpc_method_handler(self._on_note),
             "Fetch": grpc.unary_stream_rpc_method_handler(self._on_fetch),
+            "Report": grpc.unary_unary_rpc_method_handler(self._on_report),
+            "Probe": grpc.stream_stream_rpc_method_handler(self._on_probe),
         }
         generic = grpc.method_handlers_generic_handler(frames.SERVICE, handlers)
         self._server.add_generic_rpc_handlers((generic,))
@@ -84,7 +90,8 @@ class WireServer:
             )
         except RuntimeError:
             raise ConfigError(
-                f"cannot listen on {host}:{config.listen_port}: choose another host or port"
+                f"cannot listen on {host}:{config.listen_port}: another process does, or that is "
+                "no address of this machine; choose another port or host with --listen"
             ) from None
 
     def attach(self, reach: Reach) -> None:
@@ -171,6 +178,15 @@ class WireServer:
         await self._member(context)
         return b""
 
+    async def _on_report(self, request: bytes, context: Context) -> bytes:
+        await self._member(context)
+        if self.on_report is None:
+            code = grpc.StatusCode.FAILED_PRECONDITION
+            await _abort(context, code, "this peer trains nothing and has nothing to report")
+        data = self.on_report()
+        self._counters.sent["report"] += len(data)
+        return data
+
     async def _on_fetch(self, request: bytes, context: Context) -> None:
         src = await self._member(context)
 
@@ -193,6 +209,11 @@ class WireServer:
         # blocks its own streams only. What was served is free from now on.
         with contextlib.suppress(grpc.aio.InternalError):
             await _abort(context, code, reason)
+
+    async def _on_probe(self, requests: object, context: Context) -> None:
+        src = await self._member(context)
+        answering = self._probe.answer(src, context.read, context.write, caller=context.peer())
+        await self._or_abort(context, src, answering)
 
     async def _member(self, context: Context) -> PeerId:
         src = await self._proven(context)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import grpc.aio
@@ -23,12 +23,13 @@ from peer.net.link import (
     error_from,
 )
 from peer.net.pace import Pace
+from peer.net.probe import Probed, probe
 from peer.net.rates import LinkRates
 from peer.net.reach import Reach
 from peer.net.refusals import readable
 from peer.net.server import WireServer
 from peer.net.transfer import Manner, Stripe, receive_stripe
-from peer.net.ways import WAYS
+from peer.net.ways import WAYS, Way
 from peer.net.width import Width
 from peer.ports import Inbox, Sink
 from peer.signs import Signs
@@ -38,6 +39,8 @@ from protocol.machine import BlobRef
 from protocol.manifest import RunId
 from protocol.messages import Note, note_to_bytes
 from protocol.pb import thinwire_pb2 as pb
+from protocol.report import Tie
+from protocol.report_codec import SignedReport, verify_report
 
 _MAX_REPLY_BYTES = 1024
 CAPPED_FRAC = 0.8
@@ -138,6 +141,19 @@ class GrpcWire:
         used = Counter(link.way for link in self._links.values())
         return {way: used[way] for way in WAYS if used[way]}
 
+    @property
+    def ties(self) -> tuple[Tie, ...]:
+        """The peers that we are connected to."""
+        return tuple(
+            Tie(peer_id=peer, way=link.way, round_trip_s=self.signs.trip_s(peer) or None)
+            for peer, link in self._links.items()
+            if link.way is not None
+        )
+
+    def answer_reports(self, make: Callable[[], bytes] | None) -> None:
+        """From now on whoever asks how we are gets what `make` returns: a signed report."""
+        self._server.on_report = make
+
     async def hello(self, peer_id: PeerId, address: str | None = None) -> Welcome:
         """Says Hello to a peer, at `address` or wherever it is known to be.
 
@@ -216,6 +232,41 @@ class GrpcWire:
                 raise failure from None
         self.signs.answer(dst, loop.time() - asked_s, loop.time())
 
+    async def probe(self, peer_id: PeerId) -> Probed:
+        """Returns how fast the link to a peer is; it serves us once in `probe.EVERY_S`.
+
+        Raises:
+            TransportError: it cannot be reached, or does not serve us now.
+            RemoteError: it refuses us, or answered against the rules.
+        """
+        link = self._link(peer_id)
+        return await probe(link, up=self._up, down=self._down, counters=self.counters)
+
+    def way(self, peer_id: PeerId) -> Way | None:
+        """Returns the way by which we are connected to a peer; None if we are not."""
+        link = self._links.get(peer_id)
+        return link.way if link is not None else None
+
+    async def report(self, peer_id: PeerId, *, wait_s: float) -> SignedReport:
+        """Returns how a peer is, as it signs itself.
+
+        Raises:
+            NotAvailable: it has nothing to report, being a bootstrap node or an older version.
+            TransportError: it has not answered, within `wait_s` or because it cannot be reached.
+            RemoteError: it refuses us, or what it says is no report of its own.
+        """
+        try:
+            async with asyncio.timeout(wait_s):
+                link = self._link(peer_id)
+                try:
+                    data = await self._ask_for_report(link, wait_s=wait_s)
+                except NotIntroduced:
+                    data = await self._ask_for_report(link, wait_s=wait_s)
+        except TimeoutError:
+            raise TransportError(f"no report within {wait_s:g} s") from None
+        self.counters.received["report"] += len(data)
+        return SignedReport(verify_report(data, self._config.run_id, peer_id), data)
+
     async def forget(self, peer_id: PeerId) -> None:
         """Closes the channel to a peer; it must also say Hello again before it is served."""
         self._server.forget(peer_id)
@@ -253,6 +304,17 @@ class GrpcWire:
                 tunnels=self.reach.doors,
             )
         return link
+
+    async def _ask_for_report(self, link: Link, *, wait_s: float) -> bytes:
+        channel = await link.channel()
+        call = channel.unary_unary(frames.REPORT)(b"", timeout=wait_s)
+        try:
+            data: bytes = await call
+        except CALL_ERRORS as error:
+            if _is_older(error):
+                raise NotAvailable("they have no reports to give") from None
+            raise await link.on_failure(channel, error, wait_s=wait_s) from None
+        return data
 
     async def _send(self, link: Link, data: bytes) -> pb.NoteReply:
         channel = await link.channel()

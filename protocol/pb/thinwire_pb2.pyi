@@ -261,3 +261,119 @@ class KeptState(_message.Message):
     step: int
     is_final: bool
     def __init__(self, domain: _Optional[str] = ..., round: _Optional[int] = ..., step: _Optional[int] = ..., is_final: _Optional[bool] = ...) -> None: ...
+
+class Report(_message.Message):
+    __slots__ = ("key", "at_unix_s", "phase", "domain", "step", "round", "tokens", "tokens_per_s", "loss_bits_per_byte", "validation_bits_per_byte", "validation_round", "utilisation_frac", "sent_bytes", "received_bytes", "num_members", "contribution", "witnesses", "exchanges", "waits", "ties", "notices")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    AT_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    LOSS_BITS_PER_BYTE_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_BITS_PER_BYTE_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_ROUND_FIELD_NUMBER: _ClassVar[int]
+    UTILISATION_FRAC_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NUM_MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    WITNESSES_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGES_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
+    TIES_FIELD_NUMBER: _ClassVar[int]
+    NOTICES_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    at_unix_s: float
+    phase: str
+    domain: str
+    step: int
+    round: int
+    tokens: int
+    tokens_per_s: float
+    loss_bits_per_byte: float
+    validation_bits_per_byte: float
+    validation_round: int
+    utilisation_frac: float
+    sent_bytes: int
+    received_bytes: int
+    num_members: int
+    contribution: Contribution
+    witnesses: _containers.RepeatedCompositeFieldContainer[Witness]
+    exchanges: _containers.RepeatedCompositeFieldContainer[Exchanged]
+    waits: _containers.RepeatedCompositeFieldContainer[Waiting]
+    ties: _containers.RepeatedCompositeFieldContainer[Tie]
+    notices: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, key: _Optional[bytes] = ..., at_unix_s: _Optional[float] = ..., phase: _Optional[str] = ..., domain: _Optional[str] = ..., step: _Optional[int] = ..., round: _Optional[int] = ..., tokens: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., loss_bits_per_byte: _Optional[float] = ..., validation_bits_per_byte: _Optional[float] = ..., validation_round: _Optional[int] = ..., utilisation_frac: _Optional[float] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., num_members: _Optional[int] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ..., witnesses: _Optional[_Iterable[_Union[Witness, _Mapping]]] = ..., exchanges: _Optional[_Iterable[_Union[Exchanged, _Mapping]]] = ..., waits: _Optional[_Iterable[_Union[Waiting, _Mapping]]] = ..., ties: _Optional[_Iterable[_Union[Tie, _Mapping]]] = ..., notices: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Contribution(_message.Message):
+    __slots__ = ("trained_tokens", "used_tokens", "used_rounds", "late_rounds", "refused")
+    TRAINED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    USED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    USED_ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    LATE_ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    trained_tokens: int
+    used_tokens: int
+    used_rounds: int
+    late_rounds: int
+    refused: _containers.RepeatedCompositeFieldContainer[Refused]
+    def __init__(self, trained_tokens: _Optional[int] = ..., used_tokens: _Optional[int] = ..., used_rounds: _Optional[int] = ..., late_rounds: _Optional[int] = ..., refused: _Optional[_Iterable[_Union[Refused, _Mapping]]] = ...) -> None: ...
+
+class Refused(_message.Message):
+    __slots__ = ("reason", "times")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TIMES_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    times: int
+    def __init__(self, reason: _Optional[str] = ..., times: _Optional[int] = ...) -> None: ...
+
+class Witness(_message.Message):
+    __slots__ = ("key", "rounds", "tokens")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    rounds: int
+    tokens: int
+    def __init__(self, key: _Optional[bytes] = ..., rounds: _Optional[int] = ..., tokens: _Optional[int] = ...) -> None: ...
+
+class Exchanged(_message.Message):
+    __slots__ = ("fragment", "round", "partners", "outcome", "reason", "began_unix_s", "took_s")
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    PARTNERS_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    TOOK_S_FIELD_NUMBER: _ClassVar[int]
+    fragment: int
+    round: int
+    partners: _containers.RepeatedScalarFieldContainer[bytes]
+    outcome: str
+    reason: str
+    began_unix_s: float
+    took_s: float
+    def __init__(self, fragment: _Optional[int] = ..., round: _Optional[int] = ..., partners: _Optional[_Iterable[bytes]] = ..., outcome: _Optional[str] = ..., reason: _Optional[str] = ..., began_unix_s: _Optional[float] = ..., took_s: _Optional[float] = ...) -> None: ...
+
+class Waiting(_message.Message):
+    __slots__ = ("name", "whom", "for_s")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WHOM_FIELD_NUMBER: _ClassVar[int]
+    FOR_S_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    whom: str
+    for_s: float
+    def __init__(self, name: _Optional[str] = ..., whom: _Optional[str] = ..., for_s: _Optional[float] = ...) -> None: ...
+
+class Tie(_message.Message):
+    __slots__ = ("key", "way", "round_trip_s")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    WAY_FIELD_NUMBER: _ClassVar[int]
+    ROUND_TRIP_S_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    way: str
+    round_trip_s: float
+    def __init__(self, key: _Optional[bytes] = ..., way: _Optional[str] = ..., round_trip_s: _Optional[float] = ...) -> None: ...

@@ -206,7 +206,7 @@ async def listed_after(
     async def told(peer_id: PeerId) -> pb.DialBackReply:
         return answers[peer_id]
 
-    monkeypatch.setattr(reach, "_ask_one", told)
+    monkeypatch.setattr(reach, "ask_one", told)
     reach.on_cards({peer: Card(wire_addresses=("192.0.2.1:1",)) for peer in answers}, ours)
     await until(lambda: reach._verdict is not None)
     return reach.listed(ours)

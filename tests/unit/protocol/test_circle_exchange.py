@@ -447,7 +447,7 @@ def test_scatter_reduce_gather_land() -> None:
     ]
     for src, place in ((A, 0), (X, 2)):
         machine.on_fetched(src, average(place, SMALLEST), now_s=3.0)
-    assert drain(machine) == [Land(0, 4, SMALLEST, terms)]
+    assert drain(machine) == [Land(0, 4, SMALLEST, terms, members=(Member(A, 10), Member(X, 12)))]
     assert (machine.phase, machine.next_deadline_s()) == (Phase.LANDING, None)
     machine.on_landed(5, b"n" * 32, now_s=3.1)
     assert (machine.phase, machine.round, machine.anchor_digest) == (Phase.IDLE, 5, b"n" * 32)
@@ -483,7 +483,10 @@ def test_two_contributions_are_enough_for_an_average() -> None:
     ]
     machine.on_fetched(A, average(0, SMALLEST), now_s=5.0)
     machine.on_fetched(A, average(2, SMALLEST), now_s=5.0)
-    assert drain(machine) == [Land(0, 4, SMALLEST, terms)]
+    (land,) = drain(machine)
+    assert land == Land(
+        0, 4, SMALLEST, terms, members=(Member(A, 10),)
+    )  # what X brought is in none
 
 
 def test_one_contribution_is_not() -> None:

@@ -396,7 +396,8 @@ def test_exchanging_landing_idle() -> None:
         if index != ours:
             assert machine.phase is Phase.EXCHANGING
             machine.on_fetched(peer, average(index), now_s=3.0)
-    assert drain(machine) == [Land(0, ROUND, ID, THREE, tokens=30)]
+    members = tuple(Member(peer, 10) for peer in sorted((FIRST, THIRD)))
+    assert drain(machine) == [Land(0, ROUND, ID, THREE, tokens=30, members=members)]
     assert (machine.phase, machine.next_deadline_s()) == (Phase.LANDING, None)
     machine.on_landed(ROUND + 1, NEW, now_s=3.5)
     assert drain(machine) == [Send(peer, committed()) for peer in sorted((FIRST, THIRD))]
@@ -461,7 +462,9 @@ def test_a_dead_reducer_whose_average_another_has() -> None:
         machine.on_timer(now_s=now_s + 0.25)
     assert drain(machine) == [Fetch(THIRD, average(dead), THREE)]
     machine.on_fetched(THIRD, average(dead), now_s=5.0)
-    assert drain(machine) == [Land(0, ROUND, ID, THREE, tokens=30)]
+    (land,) = drain(machine)
+    assert isinstance(land, Land)
+    assert {member.peer_id for member in land.members} == {FIRST, THIRD}  # both brought their part
 
 
 def test_an_attempt_that_the_dead_reducer_spoils_is_followed_by_one_without_it() -> None:

@@ -9,7 +9,7 @@ from protocol.gathering import MAX_READY
 from protocol.group_exchange import GroupExchange
 from protocol.identity import PeerId
 from protocol.machine import Discard, Fetch, Land, Offer, Reduce, Send, Tell
-from protocol.messages import Committed, Note, Ready, Roster
+from protocol.messages import Committed, Member, Note, Ready, Roster
 from protocol.terms import Terms
 from tests.unit.protocol.test_group_exchange import (
     FIRST,
@@ -53,7 +53,8 @@ def test_our_ready_says_what_we_can_and_the_roster_what_suits_all() -> None:
     assert drain(machine)[0] == Reduce(average(place, id), 10)
     for peer in (SECOND, THIRD):
         machine.on_fetched(peer, average(PLACE[peer], id), now_s=1.2)
-    assert drain(machine) == [Land(0, ROUND, id, terms, tokens=30)]
+    brought = tuple(Member(peer, 10) for peer in sorted((SECOND, THIRD)))
+    assert drain(machine) == [Land(0, ROUND, id, terms, tokens=30, members=brought)]
     machine.on_landed(ROUND + 1, NEW, now_s=1.5)
     expected = Committed(0, ROUND + 1, NEW, id, terms.shares, terms.codec, OLD, tokens=30)
     assert sent(machine, Committed) == [(peer, expected) for peer in sorted((SECOND, THIRD))]

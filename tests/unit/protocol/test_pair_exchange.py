@@ -7,7 +7,7 @@ from protocol.exchange import ExchangeConfig, Failure, Phase
 from protocol.identity import PeerId
 from protocol.lottery import partner_order
 from protocol.machine import BlobRef, Discard, Effect, Fetch, Land, Offer, Reduce, Send, Tell
-from protocol.messages import Answer, Committed, Propose
+from protocol.messages import Answer, Committed, Member, Propose
 from protocol.pair_exchange import MAX_FETCH_TRIES, PairExchange
 from protocol.terms import Terms
 
@@ -111,7 +111,7 @@ def test_exchanging_fetched_landing_landed_idle() -> None:
     machine.on_fetched(HIGH, part_of(id), now_s=2.0)
     assert drain(machine) == [
         Reduce(BlobRef("average", fragment=0, exchange_id=id), 10, is_shared=False),
-        Land(0, 4, id, Terms()),
+        Land(0, 4, id, Terms(), members=(Member(HIGH, 30),)),
     ]
     assert (machine.phase, machine.next_deadline_s()) == (Phase.LANDING, None)
     assert machine.is_using_snapshot

@@ -1,82 +1,73 @@
-import json
+import asyncio
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from peer.cli.status import _ticket_of, as_data, show
-from peer.domains.look import Look
+from peer.cli.status import _show, ticket_of
 from peer.run_folder import write_ticket
-from protocol.card import Card, Kept
 from protocol.errors import ConfigError
 from protocol.identity import Identity
-from protocol.manifest import manifest_from
+from protocol.manifest import RunId
 from protocol.ticket import Address, Ticket
+from tests.unit.peer.cli.test_swarm_screen import VIEW
 
-FOUNDER = Identity(b"f" * 32)
-NODE, TRAINS, MOVED, LEFT = (Identity(bytes([n]) * 32).peer_id for n in range(1, 5))
-DOMAINS = [{"name": name, "inner": {"total_steps": 300}} for name in ("law", "math", "wiki")]
-CARD = Card(wire_addresses=(), step=120, round=3, tokens=1_234_567, up_bps=20_000_000)
-CARDS = {
-    LEFT: replace(CARD, role="left", domain="law"),
-    TRAINS: replace(CARD, domain="law"),
-    MOVED: replace(CARD, role="holder", kept=(Kept("wiki", 9, 301, True),), reach="reverse"),
-    NODE: Card(wire_addresses=(), role="bootstrap"),
-}
-RUN = manifest_from({"founder": FOUNDER.peer_id, "name": "experts", "domains": DOMAINS})
-PLAIN = manifest_from({"founder": FOUNDER.peer_id})
-
-
-def shown(seen: Look, width: int = 100) -> list[str]:
-    console = Console(width=width, color_system=None)
-    with console.capture() as capture:
-        show(seen, console)
-    return [line for line in capture.get().splitlines() if line.strip()]
-
-
-def test_a_run_is_shown_with_its_domains_and_peers() -> None:
-    lines = shown(Look(RUN, CARDS))
-    assert lines[0] == f"experts, run {RUN.run_id[:12]}"
-    rows = {line.split()[0]: " ".join(line.split()) for line in lines[1:]}
-    assert rows["law"].endswith("training")
-    assert rows["math"].endswith("waiting for a peer")
-    assert rows["wiki"].endswith("1 done")
-    assert rows[TRAINS[-6:]] == f"{TRAINS[-6:]} peer law 120 3 1.23M direct 20 Mbit/s -"
-    assert rows[MOVED[-6:]] == f"{MOVED[-6:]} holder - 120 3 1.23M reverse 20 Mbit/s -"
-    assert rows[NODE[-6:]] == f"{NODE[-6:]} bootstrap - - - - direct - -"
-    last = [line.split()[0] for line in lines[-4:]]
-    assert last == [peer[-6:] for peer in (TRAINS, MOVED, NODE, LEFT)]
-
-
-def test_a_run_of_one_model_is_shown_without_domains() -> None:
-    lines = shown(Look(PLAIN, {TRAINS: CARD}))
-    assert not any("domain" in line for line in lines)
-    assert lines[-1].split()[:4] == [TRAINS[-6:], "peer", "120", "3"]
-
-
-@pytest.mark.parametrize("seen", [Look(RUN, {}), Look(PLAIN, CARDS)], ids=["nobody", "no domains"])
-def test_programs_get_one_object(seen: Look) -> None:
-    data = json.loads(json.dumps(as_data(seen)))
-    assert (data["name"], data["run_id"]) == (seen.manifest.name, seen.manifest.run_id)
-    assert len(data["domains"]) == len(seen.manifest.domains)
-    assert [peer["peer_id"] for peer in data["peers"]] == sorted(seen.cards)
-
-
-def test_programs_get_standings_with_their_words() -> None:
-    domains = as_data(Look(RUN, CARDS))["domains"]
-    assert [each["state"] for each in domains] == ["training", "waiting for a peer", "done"]
-    assert domains[0]["peers"] == (TRAINS,)
-    assert domains[2]["copies"] == 1
+FOUNDER, NODE = (Identity(bytes([n]) * 32).peer_id for n in (1, 2))
 
 
 def test_the_ticket_may_be_in_a_file_or_a_folder(tmp_path: Path) -> None:
-    ticket = Ticket(RUN.run_id, FOUNDER.peer_id, (Address("192.0.2.1", 4001, NODE),))
+    ticket = Ticket(RunId("ab" * 32), FOUNDER, (Address("192.0.2.1", 4001, NODE),))
     write_ticket(tmp_path, ticket)
     words = (str(ticket), str(tmp_path), str(tmp_path / "ticket.txt"))
-    assert {_ticket_of(word) for word in words} == {ticket}
+    assert {ticket_of(word) for word in words} == {ticket}
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="holds no run"):
-        _ticket_of(str(tmp_path / "empty"))
+        ticket_of(str(tmp_path / "empty"))
     with pytest.raises(ConfigError, match="no thinwire ticket"):
-        _ticket_of(str(tmp_path / "nowhere"))
+        ticket_of(str(tmp_path / "nowhere"))
+
+
+async def turns() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+class Told:
+    """An observer that sees what it is told."""
+
+    def __init__(self) -> None:
+        self.view = VIEW
+        self.breaks = asyncio.Event()
+
+    async def run(self) -> None:
+        await self.breaks.wait()
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("width", [50, 100])
+async def test_the_live_screen_follows_the_swarm_until_it_is_cancelled(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peer.cli.status.REFRESH_S", 0.0)
+    observer, file = Told(), io.StringIO()
+    console = Console(file=file, width=width, height=30, force_terminal=True)
+    showing = asyncio.create_task(_show(observer, console))  # type: ignore[arg-type]
+    await turns()
+    assert "my run" in file.getvalue()
+    observer.view = replace(VIEW, name="another run")
+    await turns()
+    assert "another run" in file.getvalue()
+    showing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await showing
+
+
+async def test_an_observer_that_breaks_is_not_hidden() -> None:
+    observer = Told()
+    observer.breaks.set()
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    with pytest.raises(ExceptionGroup) as broken:
+        await _show(observer, console)  # type: ignore[arg-type]
+    assert broken.group_contains(ZeroDivisionError)

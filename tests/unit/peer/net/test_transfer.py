@@ -523,6 +523,13 @@ def test_fragments_are_counted_by_domain(domain: str, fragment: int, is_taken: b
         frames.parse_request(data, num_fragments=4, max_peers=8, domain="law")
 
 
+@pytest.mark.parametrize(("number", "is_taken"), [(15, True), (MAX_FRAGMENTS, False)])
+def test_how_many_files_a_run_has_is_not_how_many_peers(number: int, is_taken: bool) -> None:
+    data = frames.request_of(BlobRef("file", part=number))
+    with contextlib.nullcontext() if is_taken else pytest.raises(LimitExceeded):
+        frames.parse_request(data, num_fragments=1, max_peers=2)
+
+
 @pytest.mark.parametrize(
     "ref",
     [
