@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from peer.cli.join import LONGEST_PATH, Down, Up, leave_on_signals, run_loop
-from peer.config import cap_of, parse_listen
+from peer.cli.web_page import Web, page_served
+from peer.config import cap_of, parse_listen, parse_place
 from peer.domains.table import domain_line
 from peer.net.pace import Cap
 from peer.run_folder import Run, read_run, read_ticket
@@ -20,6 +21,7 @@ from protocol.ticket import PREFIX, Address, Ticket, parse_ticket
 
 if TYPE_CHECKING:
     from peer.presence import Presence
+    from peer.watch.observer import Observer
 
 
 def new(
@@ -76,6 +78,7 @@ def bootstrap(
     wait: Annotated[
         float, typer.Option(min=1, help="With a ticket, seconds to look for who knows the run.")
     ] = 60.0,
+    web: Web = None,
 ) -> None:
     """Serve a run: print the ticket, and let others in.
 
@@ -99,6 +102,7 @@ def bootstrap(
         entrances=tuple(dict.fromkeys(a for ticket in tickets for a in ticket.addresses)),
         listen=(host, port, announce),
         caps=(cap_of("--up", up), cap_of("--down", down)),
+        web=None if web is None else parse_place("--web", web),
     )
     run_loop(_serve(plan, Console()))
 
@@ -112,6 +116,7 @@ class _Plan:
     entrances: tuple[Address, ...]
     listen: tuple[str, int, str | None]
     caps: tuple[Cap, Cap]
+    web: tuple[str, int] | None
 
 
 async def _serve(plan: _Plan, console: Console) -> None:
@@ -120,6 +125,7 @@ async def _serve(plan: _Plan, console: Console) -> None:
         from bootstrap.node import serve
 
     news = _News(console)
+    observers: list[Observer] = []
 
     def on_ready(ticket: Ticket) -> None:
         news.run = read_run(plan.folder, ticket)
@@ -133,8 +139,8 @@ async def _serve(plan: _Plan, console: Console) -> None:
 
     async def live() -> None:
         if plan.adopted is not None:
-            with console.status("fetching the run from somebody who knows it"):
-                await adopt(plan.adopted, plan.folder, wait_s=plan.wait_s)
+            with console.status("fetching the run from somebody who knows it") as doing:
+                await adopt(plan.adopted, plan.folder, wait_s=plan.wait_s, on_progress=doing.update)
         listen_host, listen_port, announce_host = plan.listen
         await serve(
             plan.folder,
@@ -147,6 +153,7 @@ async def _serve(plan: _Plan, console: Console) -> None:
             on_ready=on_ready,
             on_refresh=news.on_refresh,
             on_notice=on_notice,
+            on_observer=observers.append if plan.web is not None else None,
         )
 
     serving = asyncio.create_task(live())
@@ -155,7 +162,10 @@ async def _serve(plan: _Plan, console: Console) -> None:
         serving.cancel()
 
     leave_on_signals(leave)
-    with contextlib.suppress(asyncio.CancelledError):
+    with (
+        page_served(plan.web, lambda: observers[0].view if observers else None, console),
+        contextlib.suppress(asyncio.CancelledError),
+    ):
         await serving
 
 

@@ -7,17 +7,20 @@ import shlex
 import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from peer.config import PeerConfig, cap_of, parse_listen, parse_metrics
+from peer.cli.web_page import Web, page_served
+from peer.config import PeerConfig, cap_of, parse_listen, parse_metrics, parse_place
 from peer.log_file import LogFile
 from peer.run_folder import folder_here, read_ticket, with_kept_addresses
 from protocol.errors import ConfigError
 from protocol.ticket import parse_ticket
+
+Outcome = TypeVar("Outcome")
 
 LISTEN = "127.0.0.1"
 LONGEST_PATH = 250
@@ -78,6 +81,13 @@ def join(
     metrics: Annotated[
         str | None, typer.Option(help="[HOST:]PORT at which Prometheus may ask; default is none.")
     ] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write event files for TensorBoard there.")
+    ] = None,
+    wandb: Annotated[
+        str | None, typer.Option(metavar="PROJECT", help="Tell Weights & Biases how it goes.")
+    ] = None,
+    web: Web = None,
     plain: Annotated[bool, typer.Option(help="Plain lines instead of a live screen.")] = False,
 ) -> None:
     """Join a run and train with the others.
@@ -119,6 +129,10 @@ def join(
         allow_text_recipe=allow_text,
         domain=domain,
         metrics=None if metrics is None else parse_metrics(metrics),
+        web=None if web is None else parse_place("--web", web),
+        watches_swarm=web is not None,
+        tensorboard=tensorboard,
+        wandb_project=wandb,
     )
     console = Console()
     try:
@@ -133,18 +147,25 @@ async def _live(config: PeerConfig, console: Console, *, plain: bool) -> None:
     title = f"thinwire, run {config.ticket.run_id[:12]}"
     console.print(f"{title}, in {config.directory}", markup=False, highlight=False)
     with console.status("loading"):  # importing torch and hivemind takes seconds
+        from peer.cli.contribution import part_in_words
         from peer.cli.screen import show
         from peer.lives import Lives
         from peer.metrics import served
+        from peer.trackers import open_trackers, tracked
+    trackers = open_trackers(config)  # before the screen is drawn: one may ask for a key
     peer = Lives(config)
     leave_on_signals(peer.leave)
-    showing = asyncio.create_task(show(peer.status, console, title=title, plain=plain))
-    try:
-        with served(peer.status, config.metrics):
-            await peer.live()
-    finally:
-        showing.cancel()
-        await asyncio.gather(showing, return_exceptions=True)
+    with page_served(config.web, lambda: peer.view, console):
+        async with tracked(peer.status, trackers):  # what they say at last comes after the screen
+            showing = asyncio.create_task(show(peer.status, console, title=title, plain=plain))
+            try:
+                with served(peer.status, config.metrics):
+                    await peer.live()
+            finally:
+                showing.cancel()
+                await asyncio.gather(showing, return_exceptions=True)
+    if words := part_in_words(config.directory, config.ticket.run_id):
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"left at step {peer.status.step}, round {peer.status.round}; come back with: "
         f"{way_back(config)}",
@@ -165,7 +186,7 @@ def way_back(config: PeerConfig) -> str:
     return shlex.join(words)
 
 
-def leave_on_signals(leave: Callable[[], None]) -> None:
+def leave_on_signals(leave: Callable[[], object]) -> None:
     """The first SIGINT or SIGTERM leaves in order, the second at once."""
     is_leaving = False
 
@@ -180,14 +201,14 @@ def leave_on_signals(leave: Callable[[], None]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
 
 
-def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Runs `main` on uvloop where there is one."""
+def run_loop(main: Coroutine[Any, Any, Outcome]) -> Outcome:
+    """Runs `main` on uvloop where there is one, and returns what it returns."""
     try:
         import uvloop
     except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
+        return asyncio.run(main)
+    outcome: Outcome = uvloop.run(main)
+    return outcome
 
 
 def _log_to(console: Console, folder: Path) -> None:

@@ -10,12 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bootstrap.found import found
+from peer.settings import read_settings
+
 RUN_TOML = """
 name = "test"
 [method]
 preset = "{preset}"
 [method.schedule]
-interval_steps = 40
+interval_steps = {interval_steps}
 [method.codec]
 name = "{codec}"
 [model]
@@ -24,6 +27,8 @@ layers = 2
 heads = 2
 ffn_dim = 512
 context = 16
+[data]
+recipe = "stdlib:asyncio/*.py"
 [inner]
 batch_sequences = 1
 [round]
@@ -31,19 +36,22 @@ grace_s = 1.0
 progress_s = {progress_s}
 """
 PROGRESS_S = 2.0
+INTERVAL_STEPS = 20
 PATIENCE_S = 120.0
 
 
 class Actor:
-    """One `thinwire` process and its folder."""
+    """One `thinwire` process, whose trainer is unhurried, or another module's; and its folder."""
 
-    def __init__(self, name: str, folder: Path, *arguments: str) -> None:
+    def __init__(
+        self, name: str, folder: Path, *arguments: str, module: str = "tests.net.unhurried"
+    ) -> None:
         self.name = name
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._log = (folder / "out.log").open("w")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "thinwire", *arguments],
+            [sys.executable, "-m", module, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -124,15 +132,24 @@ def wait_for(what: str, condition: Callable[[], Any], *actors: Actor, every_s: f
 class Swarm:
     """A bootstrap node and peers below one folder; `more` is for the end of run.toml."""
 
-    def __init__(self, folder: Path, preset: str, codec: str, more: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        preset: str,
+        codec: str,
+        more: str = "",
+        *,
+        node_options: tuple[str, ...] = (),
+    ) -> None:
         self.folder = folder
         self.actors: dict[str, Actor] = {}
         settings = folder / "run.toml"
-        text = RUN_TOML.format(preset=preset, codec=codec, progress_s=PROGRESS_S)
+        text = RUN_TOML.format(
+            preset=preset, codec=codec, progress_s=PROGRESS_S, interval_steps=INTERVAL_STEPS
+        )
         settings.write_text(text + more)
-        command = [sys.executable, "-m", "thinwire", "new", str(settings), "--dir"]
-        subprocess.run([*command, str(folder / "run")], check=True, capture_output=True)
-        self.bootstrap = self._add("bootstrap", "bootstrap", str(folder / "run"))
+        found(read_settings(settings), folder / "run")
+        self.bootstrap = self._add("bootstrap", "bootstrap", str(folder / "run"), *node_options)
         ticket = folder / "run" / "ticket.txt"
         wait_for("the ticket", ticket.exists, self.bootstrap)
         self.ticket = ticket.read_text().strip()

@@ -187,6 +187,23 @@ def test_metrics_are_served_only_where_they_are_asked_for(
     assert [config.metrics for config in configs] == [expected]
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], (None, None)),
+        (["--tensorboard", "tb", "--wandb", "mine"], (Path("tb"), "mine")),
+    ],
+)
+def test_trackers_are_told_only_where_they_are_asked_for(
+    words: list[str],
+    expected: tuple[Path | None, str | None],
+    monkeypatch: pytest.MonkeyPatch,
+    configs: list[PeerConfig],
+) -> None:
+    assert run(monkeypatch, "join", str(ticket_of()), *words) == 0
+    assert [(config.tensorboard, config.wandb_project) for config in configs] == [expected]
+
+
 def test_caps_may_depend_on_the_hour(
     monkeypatch: pytest.MonkeyPatch, configs: list[PeerConfig]
 ) -> None:
