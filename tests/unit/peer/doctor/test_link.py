@@ -1,20 +1,18 @@
 """The doctor finds what is poor, says the command that changes it, and never guesses."""
 
-import json
 import math
 import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-import peer.cli.doctor
-from peer.doctor import CHECKS, Finding, Machine, examine, this_machine
-from peer.net.pace import NO_CAP, Cap, parse_cap
+from peer.doctor.finding import Finding
+from peer.doctor.link import CHECKS
+from peer.doctor.machine import Machine, this_machine
+from peer.net.pace import Cap, parse_cap
 from peer.net.rates import BUFFERED_BYTES, LinkRates, write_rates
 from protocol.identity import PeerId
-from thinwire.__main__ import main
 
 HEALTHY = {
     "tcp_congestion_control": "bbr\n",
@@ -23,6 +21,10 @@ HEALTHY = {
     "tcp_rmem": "4096\t131072\t6291456\n",
 }
 """As Linux is by default, but for bbr."""
+
+
+def examine(machine: Machine) -> list[Finding]:
+    return [finding for check in CHECKS for finding in check(machine)]
 
 
 @pytest.fixture
@@ -141,7 +143,7 @@ def test_what_cannot_be_read_is_not_guessed(text: str, healthy: Machine) -> None
 
 
 def test_this_machine_is_examined_without_a_crash() -> None:
-    findings = examine(this_machine(folder=None, up=NO_CAP, down=NO_CAP))
+    findings = examine(this_machine(folder=None))
     assert len(findings) >= len(CHECKS) - 1
 
 
@@ -189,83 +191,3 @@ def test_a_cap_that_the_link_never_reaches_is_poor_and_the_fix_is_a_cap_that_fit
     assert option == "--up"
     assert parse_cap(cap) == Cap(pytest.approx(8e6))
     assert math.isinf(measured.down.bps(0))
-
-
-# ---- the command
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["thinwire", "doctor", *words])
-    with pytest.raises(SystemExit) as left:
-        main()
-    return int(left.value.code or 0)
-
-
-@pytest.fixture
-def examined(monkeypatch: pytest.MonkeyPatch, healthy: Machine) -> Machine:
-    """What the command examines in place of this machine."""
-
-    def machine(*, folder: Path | None, up: Cap, down: Cap) -> Machine:
-        return replace(healthy, folder=folder, up=up, down=down)
-
-    monkeypatch.setattr(peer.cli.doctor, "this_machine", machine)
-    return healthy
-
-
-def test_the_exit_code_says_whether_there_is_something_to_do(
-    examined: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(monkeypatch) == 0
-    assert "sudo" not in capsys.readouterr().out
-    changed(examined, tcp_congestion_control="cubic")
-    assert run(monkeypatch) == 1
-    assert "sudo" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("columns", [40, 80, 200])
-def test_a_fix_is_never_broken_into_lines(
-    columns: int,
-    examined: Machine,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
-    machine = changed(examined, tcp_congestion_control="cubic", tcp_wmem="1 2 3")
-    assert run(monkeypatch) == 1
-    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    fixes = [finding.fix for finding in examine(machine) if finding.fix]
-    assert len(fixes) == 2
-    assert set(fixes) <= set(lines)
-
-
-def test_json_is_one_object_with_the_same_findings(
-    examined: Machine,
-    measured: Machine,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert run(monkeypatch, "--json", "--dir", str(measured.folder), "--up", "20M") == 1
-    (line,) = capsys.readouterr().out.splitlines()
-    data = json.loads(line)
-    assert not data["is_well"]
-    subjects = [finding["subject"] for finding in data["findings"]]
-    assert subjects == [each.subject for each in examine(replace(measured, up=Cap(20e6)))]
-    assert "--up" in subjects
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--dir", "nowhere"], "there is no folder nowhere"),
-        (["--up", "fast"], "--up 'fast' is not a rate"),
-    ],
-)
-def test_a_mistake_is_one_line_and_code_2(
-    words: list[str],
-    said: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert run(monkeypatch, *words) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"thinwire: {said}")

@@ -5,17 +5,13 @@ anything or needs privileges.
 """
 
 import math
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
-from peer.net.pace import NO_CAP, Cap
+from peer.doctor.finding import Finding
+from peer.doctor.machine import Machine
+from peer.net.pace import Cap
 from peer.net.rates import Direction, LinkRates, read_rates
 from peer.units import format_bytes, format_duration, format_rate
-
-Verdict = Literal["good", "poor", "unknown"]
 
 FAST_BPS, FAR_S = 100e6, 0.2
 """The link that buffers should do for: its bytes on the way are FAST_BPS x FAR_S / 8."""
@@ -26,39 +22,6 @@ LEAST_FILES, ROOMY_FILES = 1024, 4096
 
 UNREACHED = 1.1
 """A cap that is so many times as high as what the link was seen to carry."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one check."""
-
-    subject: str
-    """What was looked at."""
-    verdict: Verdict
-    found: str
-    why: str = ""
-    """What is poor about it, in a sentence."""
-    fix: str = ""
-    """The command that changes it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """What is examined."""
-
-    system: str = sys.platform
-    sysctls: Path = Path("/proc/sys/net/ipv4")
-    open_files: tuple[int, int] | None = None
-    """How many a process may have open, and may allow itself; None if that cannot be told."""
-    folder: Path | None = None
-    """Of a peer, which may have kept measured rates."""
-    up: Cap = NO_CAP
-    down: Cap = NO_CAP
-
-
-def this_machine(*, folder: Path | None, up: Cap, down: Cap) -> Machine:
-    """Returns the machine that we are on."""
-    return Machine(open_files=_open_files(), folder=folder, up=up, down=down)
 
 
 def congestion_control(machine: Machine) -> Iterator[Finding]:
@@ -152,11 +115,6 @@ CHECKS: tuple[Callable[[Machine], Iterator[Finding]], ...] = (
 )
 
 
-def examine(machine: Machine) -> list[Finding]:
-    """Returns what all checks find, in their order."""
-    return [finding for check in CHECKS for finding in check(machine)]
-
-
 def _cap_that_fits(name: str, direction: Direction, cap: Cap) -> Iterator[Finding]:
     measured_bps = direction.measured_bps
     caps_bps = (cap.usual_bps, *(hours.bps for hours in cap.hours))
@@ -184,16 +142,3 @@ def _sysctl(machine: Machine, name: str) -> str | None:
         return (machine.sysctls / name).read_text().strip()
     except (OSError, UnicodeDecodeError):
         return None
-
-
-def _open_files() -> tuple[int, int] | None:
-    try:
-        import resource
-    except ImportError:  # not a Unix
-        return None
-    unlimited = resource.RLIM_INFINITY  # which is -1 in places
-    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return (
-        sys.maxsize if now == unlimited else now,
-        sys.maxsize if most == unlimited else most,
-    )
