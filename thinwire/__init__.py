@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bootstrap.found_model import found
     from optim.codec.codec import Codec, codec_named
     from optim.inner import inner_optimizer
     from optim.layout import Layout, flatten_into, layout_of, load_from, shapes_of
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from peer.experts.ensemble import Ensemble
     from peer.experts.expert import Expert
     from peer.experts.folder import read_models
+    from peer.loop.joining import join
+    from peer.loop.swarm import Swarm
     from protocol.manifest import Manifest, manifest_from
     from protocol.ticket import Ticket, parse_ticket
 
@@ -61,6 +64,9 @@ _HOMES = {
     "Ensemble": "peer.experts.ensemble",
     "Expert": "peer.experts.expert",
     "read_models": "peer.experts.folder",
+    "Swarm": "peer.loop.swarm",
+    "join": "peer.loop.joining",
+    "found": "bootstrap.found_model",
     "Manifest": "protocol.manifest",
     "manifest_from": "protocol.manifest",
     "Ticket": "protocol.ticket",
@@ -86,12 +92,15 @@ __all__ = [
     "Outer",
     "Plain",
     "Schedule",
+    "Swarm",
     "Ticket",
     "WeightedMean",
     "codec_named",
     "estimated_prior",
     "flatten_into",
+    "found",
     "inner_optimizer",
+    "join",
     "layout_of",
     "load_from",
     "manifest_from",

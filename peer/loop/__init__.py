@@ -1,0 +1,1 @@
+"""A training loop of your own as a peer."""
