@@ -86,7 +86,7 @@ def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
 
 
 def test_the_example_in_the_documentation_is_a_method_that_works(tmp_path: Path) -> None:
-    (_, _, rest) = Path("docs/running.md").read_text().partition('    name = "my run"')
+    (_, _, rest) = Path("docs/host.md").read_text().partition('    name = "my run"')
     block = 'name = "my run"' + rest.partition("\nThe run's id")[0]
     (tmp_path / "run.toml").write_text("\n".join(line.strip() for line in block.splitlines()))
     settings = read_settings(tmp_path / "run.toml")
