@@ -37,7 +37,7 @@ unit: $(READY)
 	PYTHONHASHSEED=0 $(BIN)/pytest -q -n auto --dist worksteal -m "not net" tests
 net: $(READY)
 	$(BIN)/pytest -q -n 2 --dist worksteal -m "net and not slow" tests
-	$(BIN)/pytest -q -m "net and slow" tests
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "net and slow" tests
 
 # Regenerates the wire messages; the result is committed, so users need no compiler for it.
 proto: $(READY)

@@ -18,6 +18,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
+PATIENCE_S = 30.0
+"""On a busy machine; whoever is not told, or does not hear, lives for minutes."""
 
 
 def processes_with(mark: str) -> list[str]:
@@ -58,8 +60,8 @@ def test_no_process_outlives_the_demo(tmp_path: Path, number: signal.Signals, co
         assert wait_until(has_joined, 90.0), log.read_text()
         assert sum("join" in line for line in processes_with(mark)) >= 3
         demo.send_signal(number)
-        assert demo.wait(5.0) == code
-        assert wait_until(lambda: not processes_with(mark), 5.0), processes_with(mark)
+        assert demo.wait(PATIENCE_S) == code
+        assert wait_until(lambda: not processes_with(mark), PATIENCE_S), processes_with(mark)
     finally:
         demo.kill()
         demo.wait()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from protocol.ticket import Ticket, parse_ticket
-from tests.net.swarm import PROGRESS_S, Actor, Swarm, wait_for
+from tests.net.swarm import INTERVAL_STEPS, PROGRESS_S, Actor, Swarm, wait_for
 
 pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -62,7 +62,7 @@ def join_through(swarm: Swarm, one: Actor, three: Actor) -> Actor:
     joined = late.events("joined")[0]
     assert joined["donor"] in (one.peer_id, three.peer_id)
     assert joined["round"] > 0
-    assert joined["step"] >= 40 * joined["round"]
+    assert joined["step"] >= INTERVAL_STEPS * joined["round"]
     assert_goes_on(one, three, late)
     return late
 

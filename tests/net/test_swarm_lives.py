@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from peer.presence import CARD_LIFETIME_S
 from tests.net.swarm import Actor, Swarm, descendants, wait_for
+from tests.net.unhurried import RESTING_WORKER
 
 pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.timeout(600)]
 
-SLEEP_S = 45.0
-"""Longer than a card lives."""
+SLEEP_S = CARD_LIFETIME_S + 5.0
+"""Whoever sleeps so long has no card any more."""
 LEAVE_S = 45.0
 """What leaving takes at most, on a very busy machine."""
 MARKS = {"entering": "identity.key", "loading": "trainer.json", "fetching": "events.jsonl"}
@@ -30,7 +32,7 @@ def swarm(tmp_path: Path) -> Iterator[Swarm]:
 
 def trainer_of(peer: Actor) -> int:
     for pid in descendants(peer.process.pid):
-        if b"peer.train.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if RESTING_WORKER.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
             return pid
     raise AssertionError("no trainer")
 

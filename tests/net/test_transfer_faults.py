@@ -163,11 +163,11 @@ async def test_a_trickle_is_given_up_although_something_comes_all_the_time(net: 
 async def test_a_slow_sender_is_not_given_up(net: Any) -> None:
     async def fetch(request: bytes, context: Any) -> None:
         for message in [_header(len(DATA)), *_chunks(DATA), _trailer(len(DATA))]:
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.35)
             await context.write(message)
 
     slow, _ = await net.start_scripted(9, fetch)
-    a = await net.start(1, chunk_bytes=CHUNK, progress_s=0.4)
+    a = await net.start(1, chunk_bytes=CHUNK, progress_s=1.5)  # five messages take longer
     assert await fetched(a.wire, slow, REF, len(DATA)) == DATA
 
 
@@ -273,7 +273,7 @@ async def test_a_fetch_may_be_for_a_range(net: Any) -> None:
 async def test_a_blob_in_the_making_is_waited_for(
     net: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a, b = await net.start(1, progress_s=0.4), await net.start(2, progress_s=0.4)
+    a, b = await net.start(1, progress_s=1.5), await net.start(2, progress_s=1.5)
 
     async def late(src: str, ref: BlobRef) -> BytesSource:
         await asyncio.sleep(0.3 if ref.part else 30)

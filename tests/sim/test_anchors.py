@@ -8,7 +8,7 @@ from protocol.identity import peer_id_of
 from protocol.manifest import manifest_from
 
 NUM_ROUNDS = 200
-STEP_S, INTERVAL_STEPS, FRAGMENTS = 0.5, 8, 4
+STEP_S, INTERVAL_STEPS, FRAGMENTS = 0.5, 8, 2
 MANIFEST = manifest_from(
     {
         "founder": peer_id_of(bytes(32)),

@@ -66,10 +66,9 @@ def test_equal_seeds_give_equal_runs_byte_for_byte(seed: int) -> None:
     assert lines(seed) != lines(seed + 100)
 
 
-@pytest.mark.parametrize("seed", [3, 9])
-def test_hashes_and_addresses_of_a_process_change_nothing(seed: int) -> None:
+def test_hashes_and_addresses_of_a_process_change_nothing() -> None:
     def printed(hash_seed: str) -> str:
-        command = [sys.executable, "-m", "tests.sim.chaos", str(seed)]
+        command = [sys.executable, "-m", "tests.sim.chaos", "3", "9"]
         environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(Path.cwd())}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         return done.stdout

@@ -16,7 +16,7 @@ FAMILY = (
     sys.executable,
     "-S",
     "-c",
-    "import os, time; print(os.fork(), flush=True); time.sleep(60)",
+    "import os, time; (child := os.fork()) and print(child, flush=True); time.sleep(60)",
 )
 
 
@@ -40,7 +40,8 @@ def test_a_kill_reaches_the_whole_family(tmp_path: Path) -> None:
     actor = Actor("family", tmp_path)
     actor.start(FAMILY)
     assert wait_until(lambda: "\n" in actor.output_path.read_text())
-    child = int(actor.output_path.read_text().split()[0])
+    child = int(actor.output_path.read_text())
+    assert is_running(child)
     actor.kill()
     assert actor.exit_code == -signal.SIGKILL
     assert wait_until(lambda: not is_running(child))

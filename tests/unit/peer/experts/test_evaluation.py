@@ -190,7 +190,7 @@ def test_a_text_without_two_windows_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         evaluate([an_expert("law"), an_expert("code")], [a_text("law", length=40)])
     assert str(caught.value) == (
-        "the held-out text of law: the text has 10 bytes, fewer than one window of "
+        "the held-out text of law: the text has 10 tokens, fewer than one window of "
         "model.context + 1 = 17"
     )
 
