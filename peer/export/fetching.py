@@ -115,7 +115,7 @@ class Fetching:
             for donors in filter(None, groups):
                 if await self._fetch_from(donors):
                     return [steps[donor] for donor in donors]
-            if loop.time() >= deadline_s:
+            if loop.time() >= deadline_s or self._is_too_early:
                 raise ConfigError(self._nobody(wait_s))
             await asyncio.sleep(ASK_AGAIN_S)
             await self._presence.refresh_quietly()
@@ -138,15 +138,25 @@ class Fetching:
             raise MalformedMessage("an anchor whose digest is not the one in its index")
         self._found[fragment] = anchor, index.round, index.lineage
 
+    @property
+    def _members(self) -> tuple[PeerId, ...]:
+        return (*self._presence.members(), *self._presence.holders())
+
+    @property
+    def _is_too_early(self) -> bool:
+        """Whether peers are there, and none has anything that was agreed on: that takes a round."""
+        members = self._members
+        return bool(members) and not any(self._presence.cards[peer].round for peer in members)
+
     def _nobody(self, wait_s: float) -> str:
-        members = (*self._presence.members(), *self._presence.holders())
+        members = self._members
         which = f"domain {self._domain}" if self._domain else "the run"
         if not members:
             return (
                 f"nobody who has the model of {which} is there; with a peer's folder: "
                 "thinwire export DIR"
             )
-        if not any(self._presence.cards[peer].round for peer in members):
+        if self._is_too_early:
             return f"{which} has had no round yet, so there is nothing to export; try again later"
         return (
             f"none of {len(members)} peers gave us the model of {which} within {wait_s:g} s; "

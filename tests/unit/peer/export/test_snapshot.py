@@ -264,4 +264,4 @@ async def test_before_the_first_round_there_is_nothing_to_export() -> None:
         await hall.fetch(wait_s=0.0)
     hall.add("a", Giver(run, 1.0, 0))
     with pytest.raises(ConfigError, match="the run has had no round yet"):
-        await hall.fetch(wait_s=0.0)
+        await hall.fetch(wait_s=60.0)  # which it does not wait
