@@ -54,6 +54,7 @@ logger = logging.getLogger(__name__)
 
 LEAVE_S = 4.0
 """Leaving in order may take so long; what is not done then is dropped."""
+TALLY_EVERY_S = 10.0
 PROGRESS_EVENT_S = 2.0
 SHOW_S = 0.5
 COMPANY = "anybody else of the run"
@@ -472,7 +473,11 @@ class Peer:
         self._tally.begin_life(self.status.tokens)
         self._stack.callback(self._keep_tally)
         self._life.on_refresh = self._on_refresh
-        beside = [self._report(), self._checkpoint_now_and_then()]
+        beside = [
+            self._report(),
+            self._checkpoint_now_and_then(),
+            self._keep_tally_now_and_then(),
+        ]
         if self._stay is not None:
             await _cancel(self._coming)  # from here on it is the life that announces us
             beside.append(self._leave_after(self._stay.train(self._life.card, self._driver)))
@@ -527,9 +532,13 @@ class Peer:
         while True:
             await asyncio.sleep(self.config.checkpoint_every_s)
             self._keep_rates()
+            await self._checkpoint()
+
+    async def _keep_tally_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(TALLY_EVERY_S)
             self._tally.trained(self.status.tokens)
             await self._contributions.write_beside(self._tally)
-            await self._checkpoint()
 
     async def _checkpoint(self, *, is_last: bool = False) -> None:
         try:

@@ -68,7 +68,9 @@ def contribution(
     else:
         _show_own(peer_id, kept.run_id, ours, console)
         if not ours.trained_tokens:
-            console.print("it is kept with every checkpoint; a peer that runs says more with --ask")
+            console.print(
+                "nothing is kept yet: a peer writes it down every ten seconds of training"
+            )
 
 
 async def _ask(

@@ -80,6 +80,11 @@ def read_folder(folder: Path) -> ModelFolder:
         models = _exported(folder)
     elif (folder / MANIFEST).exists():
         models = _kept(folder)
+    elif (folder / "thinwire.json").exists():
+        raise ConfigError(
+            f"{folder} is an export for other programs, such as transformers; give the folder of a "
+            "peer, or one of thinwire experts export"
+        )
     else:
         raise ConfigError(
             f"there is no model in {folder}: neither {CATALOGUE} of an export nor a peer's "

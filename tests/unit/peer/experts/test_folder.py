@@ -13,6 +13,7 @@ from peer.domains.kept import DomainState, FragmentState, KeptStates
 from peer.domains.sizes import DomainSizes
 from peer.experts.export import export
 from peer.experts.folder import read_folder, read_models
+from peer.export.folder import FACTS
 from peer.identity_file import load_identity
 from peer.run_folder import IDENTITY, MANIFEST
 from peer.train.checkpoint import INNER, OUTER, CheckpointInfo, commit, stage
@@ -79,6 +80,11 @@ def test_nothing_in_it(tmp_path: Path) -> None:
         f"there is no model in {tmp_path}: neither experts.json of an export nor a peer's "
         "manifest.json"
     )
+
+
+def test_a_model_for_transformers_is_not_ours_to_read(tmp_path: Path) -> None:
+    (tmp_path / FACTS).write_text("{}")
+    assert said_of(tmp_path).startswith(f"{tmp_path} is an export for other programs")
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
