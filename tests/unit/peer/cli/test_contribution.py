@@ -69,7 +69,7 @@ def test_a_peer_that_has_done_nothing_yet_sees_that(
     assert run(monkeypatch, "contribution", "mine") == 0
     lines = said(capsys)
     assert "used 0 tokens, in 0 averages" in lines
-    assert lines[-1].endswith("--ask")
+    assert lines[-1].endswith("of training")
     assert not part_in_words(folder, RUN.run_id)
 
 
