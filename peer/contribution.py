@@ -9,6 +9,7 @@ What others brought to the averages that landed here is counted, too: that is wh
 import asyncio
 import json
 import logging
+import random
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from peer.run_folder import write_whole
 from protocol.card import MAX_COUNT
-from protocol.identity import PeerId
+from protocol.errors import MalformedMessage
+from protocol.identity import PeerId, parse_peer_id
 from protocol.manifest import RunId
 from protocol.messages import Member
 from protocol.report import Contribution, Witness
@@ -37,10 +39,12 @@ _MAX_FILE_BYTES = 1 << 20
 
 _Count = Annotated[int, Field(ge=0, lt=MAX_COUNT)]
 _Tokens = Annotated[float, Field(ge=0, lt=MAX_COUNT)]
+ADDRESS = re.compile(r"(\d{1,3}(\.\d{1,3}){3}|(\[|%5B)[0-9a-fA-F:.]+(\]|%5D))(:\d+)?")
+"""As errors spell it, with or without a port."""
 _VARIABLE = (
     (re.compile(r"12D3Koo\w+"), "a peer"),
     (re.compile(r"\b[0-9a-f]{8,}\b"), "an id"),
-    (re.compile(r"(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:]+\])(:\d+)?"), "an address"),
+    (ADDRESS, "an address"),
     (re.compile(r"(?<![A-Za-z])\d+(\.\d+)?"), "N"),
 )
 
@@ -75,6 +79,7 @@ class Tally:
         self._refused: Counter[str] = Counter()
         self._witnessed: OrderedDict[PeerId, tuple[int, float]] = OrderedDict()
         self._last_tokens = 0
+        self._random = random.Random()
 
     def begin_life(self, tokens: int) -> None:
         """Training begins, or goes on, where a trainer has `tokens` behind it already."""
@@ -97,7 +102,10 @@ class Tally:
         if own_tokens > 0:
             self._used_tokens += own_tokens / num_fragments
             self._used_rounds += 1
-        for member in others:
+        met = list(others)
+        # Where more meet than a report has room for, not all of them may name the same ones.
+        self._random.shuffle(met)
+        for member in met:
             rounds, tokens = self._witnessed.pop(member.peer_id, (0, 0.0))
             now = rounds + 1, min(tokens + member.tokens / num_fragments, MAX_COUNT - 1)
             self._witnessed[member.peer_id] = now
@@ -106,7 +114,7 @@ class Tally:
 
     def late(self, rounds: int = 1) -> None:
         """So many averages were taken over without the work that we had to give."""
-        self._late_rounds += rounds
+        self._late_rounds = min(self._late_rounds + rounds, MAX_COUNT - 1)  # others count them
 
     def refused(self, reason: str) -> None:
         """An exchange or a transfer of ours came to nothing."""
@@ -165,12 +173,15 @@ class Tally:
         tally._trained_tokens, tally._used_tokens = kept.trained_tokens, kept.used_tokens
         tally._used_rounds, tally._late_rounds = kept.used_rounds, kept.late_rounds
         tally._refused = Counter(kept.refused)
-        tally._witnessed = _witnessed(kept.witnessed)
+        try:
+            tally._witnessed = _witnessed(kept.witnessed)
+        except MalformedMessage as error:
+            raise ValueError(str(error)) from None
         return tally
 
 
 def _witnessed(kept: Mapping[str, tuple[int, float]]) -> OrderedDict[PeerId, tuple[int, float]]:
-    return OrderedDict((PeerId(peer), seen) for peer, seen in kept.items())
+    return OrderedDict((parse_peer_id(peer), seen) for peer, seen in kept.items())
 
 
 class ContributionFile:

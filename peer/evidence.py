@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from peer.run_folder import write_whole
-from peer.watch.attest import Attested, Testimony
+from peer.watch.attest import Attested, Testimony, most_seers
 from protocol.card import MAX_COUNT
 from protocol.errors import ConfigError, RemoteError
 from protocol.identity import PeerId, parse_peer_id
@@ -63,12 +63,10 @@ class Evidence:
     def attested(self) -> Attested:
         """What the witnesses carry together, of what the peer says if it says anything."""
         own = self.own
-        methods = {domain.name: domain.method for domain in self.manifest.domains}
-        method = methods.get(own.domain if own else "", self.manifest.method)
         return Testimony(signed.report for signed in self.reports.values()).of(
             self.peer_id,
             claimed_tokens=own.contribution.used_tokens if own else MAX_COUNT,
-            is_common=method.mixing == "all",
+            most_seers=most_seers(self.manifest, own.domain if own else ""),
         )
 
 

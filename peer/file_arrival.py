@@ -32,6 +32,8 @@ MAX_WINDOW_BYTES = 128 * GRAIN_BYTES
 WINDOW_S = 1.0
 SLOW_S = 15.0
 """After a window that took so long it is the next peer's turn."""
+LONGEST_S = 180.0
+"""No window takes longer: a trickle is progress, but would hold us for hours."""
 
 OnProgress = Callable[[str, int, int], None]
 """Told a file's name, how many bytes of it are here, and of how many."""
@@ -166,7 +168,11 @@ class FileArrival:
             )
             began_s = loop.time()
             try:
-                await self._vigil.fetch(donor, self._ref, window)
+                async with asyncio.timeout(LONGEST_S):
+                    await self._vigil.fetch(donor, self._ref, window)
+            except TimeoutError:
+                self._problem = f"{donor} is too slow"
+                return
             except (RemoteError, TransportError) as error:
                 self._problem = f"{donor}: {error}"
                 if not window.prefix:

@@ -4,16 +4,18 @@ Reports cost nothing while nobody asks, and one signature a second if everybody 
 """
 
 import math
+import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
-from peer.contribution import Tally
+from peer.contribution import ADDRESS, Tally
 from peer.exchange_record import ExchangeRecord
 from peer.status import PeerStatus
 from peer.waits import MAX_NAMED, Wait
 from protocol.identity import Identity, PeerId
 from protocol.manifest import RunId
-from protocol.report import Report, Tie, Waiting
+from protocol.report import Exchanged, Report, Tie, Waiting
 from protocol.report_codec import SignedReport, sign_report, verify_report
 from protocol.report_limits import MAX_NOTICES, MAX_WAITS
 
@@ -23,6 +25,7 @@ WORTH_S = 1.0
 """A shorter wait is not told of."""
 STALLED_S = 10.0
 """A trainer that has said nothing for so long has no speed."""
+_PATH = re.compile(r"(?<![\w/.])~?(/[^\s/:'\",;()]+){2,}")
 
 
 class Reporting:
@@ -82,7 +85,7 @@ class Reporting:
         return Report(
             peer_id=self._identity.peer_id,
             at_unix_s=now_unix_s,
-            phase=status.phase,
+            phase=_for_others(status.phase),
             domain=status.domain,
             step=status.step,
             round=status.round,
@@ -97,16 +100,25 @@ class Reporting:
             num_members=len(status.members),
             contribution=self._tally.contribution,
             witnesses=self._tally.witnesses,
-            exchanges=self._record.last(now_unix_s) if self._record else (),
+            exchanges=self._exchanges(now_unix_s),
             waits=tuple(_waiting(wait, now_s) for wait in waits),
             ties=self._ties(),
-            notices=tuple(status.notices[-MAX_NOTICES:]),
+            notices=tuple(map(_for_others, status.notices[-MAX_NOTICES:])),
         )
+
+    def _exchanges(self, now_unix_s: float) -> tuple[Exchanged, ...]:
+        last = self._record.last(now_unix_s) if self._record else ()
+        return tuple(replace(each, reason=_for_others(each.reason)) for each in last)
 
 
 def _speed(status: PeerStatus, now_s: float) -> float:
     is_silent = status.progressed_s is None or now_s - status.progressed_s > STALLED_S
     return 0.0 if is_silent or status.is_done else status.tokens_per_s
+
+
+def _for_others(words: str) -> str:
+    """Returns words of ours without addresses and paths, which errors quote: these are private."""
+    return _PATH.sub("a file", ADDRESS.sub("an address", words))
 
 
 def _known(value: float) -> float | None:

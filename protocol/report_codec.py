@@ -166,7 +166,7 @@ def parse_report(data: bytes) -> Report:
         loss_bits_per_byte=_known(raw, "loss_bits_per_byte"),
         validation_bits_per_byte=_known(raw, "validation_bits_per_byte"),
         validation_round=_count(raw.validation_round),
-        utilisation_frac=_known(raw, "utilisation_frac"),
+        utilisation_frac=_known(raw, "utilisation_frac", most=1.0),
         sent_bytes=_count(raw.sent_bytes),
         received_bytes=_count(raw.received_bytes),
         num_members=raw.num_members,
@@ -243,14 +243,14 @@ def _count(value: int) -> int:
     return value
 
 
-def _number(value: float) -> float:
-    if not 0 <= value <= MAX_NUMBER:  # also catches NaN
+def _number(value: float, most: float = MAX_NUMBER) -> float:
+    if not 0 <= value <= most:  # also catches NaN
         raise LimitExceeded("a report with a number beyond all reason")
     return value
 
 
-def _known(raw: pb.Report | pb.Tie, field: str) -> float | None:
-    return _number(getattr(raw, field)) if raw.HasField(field) else None
+def _known(raw: pb.Report | pb.Tie, field: str, most: float = MAX_NUMBER) -> float | None:
+    return _number(getattr(raw, field), most) if raw.HasField(field) else None
 
 
 def _text(value: str, most: int = MAX_CHARS) -> str:

@@ -43,7 +43,7 @@ def within_limits(report: Report) -> Report:
         loss_bits_per_byte=_known(report.loss_bits_per_byte),
         validation_bits_per_byte=_known(report.validation_bits_per_byte),
         validation_round=_count(report.validation_round),
-        utilisation_frac=_known(report.utilisation_frac),
+        utilisation_frac=_known(report.utilisation_frac, most=1.0),
         sent_bytes=_count(report.sent_bytes),
         received_bytes=_count(report.received_bytes),
         num_members=min(max(report.num_members, 0), _MAX_MEMBERS - 1),
@@ -94,12 +94,12 @@ def _count(value: int) -> int:
     return min(max(value, 0), MAX_COUNT - 1)
 
 
-def _number(value: float) -> float:
-    return min(max(value, 0.0), MAX_NUMBER) if math.isfinite(value) else 0.0
+def _number(value: float, most: float = MAX_NUMBER) -> float:
+    return min(max(value, 0.0), most) if math.isfinite(value) else 0.0
 
 
-def _known(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else _number(value)
+def _known(value: float | None, most: float = MAX_NUMBER) -> float | None:
+    return None if value is None or not math.isfinite(value) else _number(value, most)
 
 
 def _text(value: str, most: int = MAX_CHARS) -> str:

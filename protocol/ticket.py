@@ -9,6 +9,7 @@ founder's key, and every peer against its own.
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 import base58
@@ -24,6 +25,8 @@ MAX_CHARS = 8192
 """More than `MAX_ADDRESSES` addresses with the longest hosts."""
 _VERSION = 1
 _HAS_SECRET = 1
+_HOST = re.compile(r"[A-Za-z0-9:._][A-Za-z0-9:._%-]*")
+"""It is shown, and may be in a command that somebody copies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ def _parse_body(body: bytes) -> Ticket:
         host = body[at + 1 : end].decode("ascii")
         port = int.from_bytes(body[end : end + 2], "big")
         key = body[end + 2 : end + 34]
-        if len(key) != 32 or not 0 < port < 65536 or not host:
+        if len(key) != 32 or not 0 < port < 65536 or not _HOST.fullmatch(host):
             raise ValueError("bad address")
         addresses.append(Address(host, port, peer_id_of(key)))
         at = end + 34

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peer.cli.join import LISTEN, LONGEST_PATH, Down, Up, run_loop
+from peer.cli.swarm_screen import plain
 from peer.config import cap_of, parse_listen
 from peer.doctor import fitness, link
 from peer.doctor.finding import Finding, conclusion, exit_code
@@ -135,13 +136,14 @@ def _show(findings: list[Finding], last: str, console: Console) -> None:
     width = min(console.width, WIDEST)
     table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
     for finding in findings:
-        table.add_row(Text(*_MARKS[finding.verdict]), finding.subject, Text(finding.found))
+        mark = Text(*_MARKS[finding.verdict])
+        table.add_row(mark, Text(plain(finding.subject)), Text(plain(finding.found)))
     console.print(table, width=width)
     for finding in findings:
         if finding.fix:
             console.print()
-            console.print(Text(f"{finding.subject}: {finding.why}:"), width=width)
+            console.print(Text(plain(f"{finding.subject}: {finding.why}:")), width=width)
             # Never broken into lines: it is to be copied.
-            console.print(Text(f"    {finding.fix}", style="bold"), soft_wrap=True)
+            console.print(Text(plain(f"    {finding.fix}"), style="bold"), soft_wrap=True)
     console.print()
-    console.print(Text(last), width=width)
+    console.print(Text(plain(last)), width=width)

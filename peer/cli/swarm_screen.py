@@ -215,7 +215,10 @@ def _curve(view: SwarmView, width: int) -> list[Text]:
     highest, lowest = (_loss(pick(loss for _, loss in points)) for pick in (max, min))
     labels = [f"loss {highest}", *[""] * (CURVE_ROWS - 2), f"loss {lowest}"]
     margin = max(map(len, labels)) + 2
-    rows = curve(points, columns=min(width, 80) - margin, rows=CURVE_ROWS)
+    columns = min(width, 80) - margin
+    if columns < 1:  # whoever claims an absurd loss has a long label
+        return []
+    rows = curve(points, columns=columns, rows=CURVE_ROWS)
     return [
         Text.assemble((label.ljust(margin), "dim"), (row, "cyan"))
         for label, row in zip(labels, rows, strict=True)

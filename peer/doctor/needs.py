@@ -180,7 +180,8 @@ def text(machine: Machine, recipe: str) -> Iterator[Finding]:
 def _text_fix(recipe: str) -> str:
     package = re.match(r"package:([A-Za-z_][A-Za-z0-9_]*)/", recipe)
     if package:
-        return f"pip install {package[1]}"
+        name = package[1]  # a stranger chose it, and to install a package runs its code
+        return f"look at what {name} is (https://pypi.org/project/{name}), then install it with pip"
     if recipe.startswith("text:"):
         return f"put files there that match: {recipe.removeprefix('text:')}"
     return UPGRADE

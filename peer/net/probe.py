@@ -38,6 +38,8 @@ EVERY_S = 20.0
 MAX_AT_ONCE = 2
 MAX_REMEMBERED = 1024
 CHUNK_BYTES = 16 * 1024
+LEAST_BPS = 1.0
+"""Nobody sees a lower rate in so short a time, but a liar may name one."""
 WAIT_S = 4 * MAX_S
 """Of a whole probe, with what lies in buffers on a thin link."""
 _ANSWER = struct.Struct(">d")
@@ -215,6 +217,6 @@ def _parse_answer(data: bytes) -> float:
     if data is grpc.aio.EOF or len(data) != _ANSWER.size:
         raise MalformedMessage("not an answer to a probe")
     (rate_bps,) = _ANSWER.unpack(data)
-    if not 0 <= rate_bps < math.inf:
+    if not (rate_bps == 0 or LEAST_BPS <= rate_bps < math.inf):
         raise MalformedMessage("not a rate")
     return float(rate_bps)

@@ -66,6 +66,7 @@ class WireServer:
         self._inbox = inbox
         self._counters = counters
         self._signs = signs
+        self._pace = pace
         self._probe = Probe(pace, counters)
         self.on_report: Callable[[], bytes] | None = None
         """Returns how this peer is, signed; None where there is nothing to tell."""
@@ -184,6 +185,7 @@ class WireServer:
             code = grpc.StatusCode.FAILED_PRECONDITION
             await _abort(context, code, "this peer trains nothing and has nothing to report")
         data = self.on_report()
+        await self._pace.take(len(data))
         self._counters.sent["report"] += len(data)
         return data
 

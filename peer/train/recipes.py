@@ -124,7 +124,8 @@ def _installed(name: str, recipe: str) -> tuple[Path, str]:
             providers.append((root, distribution.version))
     if not providers:
         raise ConfigError(
-            f"data.recipe {recipe!r}: there is no installed package {name} here; pip install it"
+            f"data.recipe {recipe!r}: there is no installed package {name} here; install it, if "
+            "you trust it"
         )
     return providers[0]
 

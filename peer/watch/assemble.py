@@ -1,11 +1,12 @@
 """From cards and reports to the view of a swarm: pure, so that all who watch see it alike."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from statistics import fmean, median
+from statistics import fmean, median, median_high
 from typing import Any
 
-from peer.watch.attest import Testimony
+from peer.watch.attest import Testimony, most_seers
 from peer.watch.heard import Heard
 from peer.watch.view import ExchangeView, PeerView, SwarmView
 from protocol.card import ROLES, Card
@@ -75,10 +76,10 @@ def view_of(
 def rounds_behind(
     cards: Mapping[PeerId, Card], heard: Mapping[PeerId, Heard], *, now_unix_s: float
 ) -> dict[PeerId, int]:
-    """Returns how far each peer is behind the farthest one of its domain.
+    """Returns how far each peer is behind the middle of its domain, of two the one ahead.
 
-    A card is some seconds older than a report, and rounds may be short: each is compared with its
-    like only.
+    Behind the farthest one all would be as soon as one lies. A card is some seconds older than a
+    report, and rounds may be short: each is compared with its like only.
     """
     places = {
         peer: (card.domain, True, heard[peer].report.round)
@@ -87,12 +88,13 @@ def rounds_behind(
         for peer, card in cards.items()
         if card.role in IN_THE_RUN
     }
-    farthest: dict[tuple[str, bool], int] = {}
+    rounds: dict[tuple[str, bool], list[int]] = defaultdict(list)
     for domain, is_fresh, round in places.values():
-        farthest[domain, is_fresh] = max(round, farthest.get((domain, is_fresh), 0))
+        rounds[domain, is_fresh].append(round)
+    middle = {like: median_high(each) for like, each in rounds.items()}
     behind = dict.fromkeys(cards, 0)
     for peer, (domain, is_fresh, round) in places.items():
-        behind[peer] = farthest[domain, is_fresh] - round
+        behind[peer] = max(0, middle[domain, is_fresh] - round)
     return behind
 
 
@@ -154,7 +156,7 @@ def _peer_view(
     attested = testimony.of(
         peer,
         claimed_tokens=report.contribution.used_tokens,
-        is_common=_mixing_in(manifest, card.domain) == "all",
+        most_seers=most_seers(manifest, card.domain),
     )
     return replace(
         view,
@@ -175,11 +177,6 @@ def _peer_view(
         attested_by=attested.witnesses,
         notices=report.notices,
     )
-
-
-def _mixing_in(manifest: Manifest, domain: str) -> str:
-    named = (each.method.mixing for each in manifest.domains if each.name == domain)
-    return next(named, manifest.method.mixing)
 
 
 def _rank(peer: PeerId, card: Card) -> tuple[int, str, PeerId]:

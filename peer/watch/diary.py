@@ -28,7 +28,8 @@ class Diary:
         self._last: SwarmView | None = None
         self._behind_since_s: dict[str, float] = {}
         self._lagging: set[str] = set()
-        self._failures: deque[ExchangeView] = deque(maxlen=4 * MAX_EVENTS)
+        self._failures: deque[tuple[tuple[object, ...], float]] = deque(maxlen=4 * MAX_EVENTS)
+        """Which exchange, and when it began."""
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -45,7 +46,7 @@ class Diary:
         now_s, last = view.at_unix_s, self._last
         tokens, sent_bytes = self._sums.count(view)
         if view.num_training and (
-            not self._points or now_s - self._points[-1].unix_s >= self._every_s
+            not self._points or abs(now_s - self._points[-1].unix_s) >= self._every_s
         ):
             self._add_point(replace(view, tokens=tokens, sent_bytes=sent_bytes))
         if last is not None:
@@ -59,6 +60,8 @@ class Diary:
         self._last = view
 
     def _add_point(self, view: SwarmView) -> None:
+        while self._points and self._points[-1].unix_s >= view.at_unix_s:
+            self._points.pop()  # our clock was put back
         if len(self._points) >= MAX_POINTS:
             self._points = self._points[::2]
             self._every_s *= 2
@@ -108,11 +111,11 @@ class Diary:
     def _note_failure(self, each: ExchangeView, *, is_news: bool) -> None:
         key = same_exchange(each)
         if any(
-            key == same_exchange(known) and abs(known.began_unix_s - each.began_unix_s) <= SAME_S
-            for known in self._failures
+            key == known and abs(began_unix_s - each.began_unix_s) <= SAME_S
+            for known, began_unix_s in self._failures
         ):
             return
-        self._failures.append(each)
+        self._failures.append((key, each.began_unix_s))
         if is_news:
             ended_s = each.began_unix_s + each.took_s
             words = f"an exchange of round {each.round} failed: {each.reason or 'nobody says why'}"

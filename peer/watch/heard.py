@@ -25,17 +25,21 @@ class Heard:
 
     def is_fresh(self, now_unix_s: float) -> bool:
         """Whether it tells where the peer is now."""
-        return now_unix_s - self.at_unix_s < FRESH_S
+        return abs(now_unix_s - self.at_unix_s) < FRESH_S
 
     def is_of_use(self, now_unix_s: float) -> bool:
         """Whether it may still be shown."""
-        return now_unix_s - self.at_unix_s < LASTING_S
+        return abs(now_unix_s - self.at_unix_s) < LASTING_S
 
     @property
     def exchanges(self) -> tuple[Exchanged, ...]:
-        """Its exchanges, with their times by our clock: a home's may be wrong by hours."""
-        ahead_s = self.at_unix_s - self.report.at_unix_s
-        return tuple(
-            replace(each, began_unix_s=each.began_unix_s + ahead_s)
-            for each in self.report.exchanges
-        )
+        """Its exchanges, with their times by our clock: a home's may be wrong by hours.
+
+        None is of the time after the report, whatever it says.
+        """
+        return tuple(map(self._by_our_clock, self.report.exchanges))
+
+    def _by_our_clock(self, each: Exchanged) -> Exchanged:
+        ago_s = max(0.0, self.report.at_unix_s - each.began_unix_s)
+        began_unix_s = self.at_unix_s - ago_s
+        return replace(each, began_unix_s=began_unix_s, took_s=min(each.took_s, ago_s))

@@ -1,7 +1,9 @@
 """Watches a swarm: asks its peers how they are every few seconds, and keeps a view of the whole."""
 
 import asyncio
+import contextlib
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -11,7 +13,7 @@ from typing import Protocol
 from peer.presence import Presence
 from peer.watch.assemble import view_of
 from peer.watch.diary import Diary
-from peer.watch.heard import LASTING_S, Heard
+from peer.watch.heard import Heard
 from peer.watch.parameters import count_parameters
 from peer.watch.view import SwarmView
 from protocol.card import Card
@@ -27,6 +29,8 @@ ANSWER_S = 4.0
 """A report is small, but its peer may have to be dialled, or be behind a slow link."""
 MAX_ASKED = 32
 """At once."""
+LOOK_S = 8.0
+"""A look takes no longer, however many do not answer: what the others said grows old."""
 SPARED_S = 15.0
 """So long a peer is left alone that gave no report."""
 _ASKED_ROLES = ("peer", "holder", "coming")
@@ -106,16 +110,21 @@ class Observer:
             self._parameters = await asyncio.to_thread(count_parameters, self._manifest)
         await self._refresh()
         now_s = self._clock()
-        self._spared_until_s = {p: s for p, s in self._spared_until_s.items() if s > now_s}
+        self._spared_until_s = {
+            # Our clock may have been put back meanwhile.
+            peer: until_s
+            for peer, until_s in self._spared_until_s.items()
+            if now_s < until_s <= now_s + SPARED_S
+        }
         at_once = asyncio.Semaphore(MAX_ASKED)
 
         async def ask(peer: PeerId) -> None:
             async with at_once:
                 await self._ask(peer)
 
-        async with asyncio.TaskGroup() as group:
-            for peer, card in self._presence.cards.items():
-                if card.role in _ASKED_ROLES and peer not in self._spared_until_s:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S), asyncio.TaskGroup() as group:
+                for peer in self._whom_to_ask():
                     group.create_task(ask(peer))
         cards = dict(self._presence.cards)
         if self._own is not None:
@@ -124,12 +133,20 @@ class Observer:
             if signed is not None:
                 self._heard[self._presence.our_id] = Heard(signed, self._clock())
         now_s = self._clock()
-        self._heard = {
-            peer: each for peer, each in self._heard.items() if now_s - each.at_unix_s < LASTING_S
-        }
+        self._heard = {peer: each for peer, each in self._heard.items() if each.is_of_use(now_s)}
         view = self._assemble(cards)
         self._diary.compare(view)
         self._view = replace(view, history=self._diary.points, events=self._diary.events)
+
+    def _whom_to_ask(self) -> list[PeerId]:
+        """Returns who is not spared; those who answered last time are the first."""
+        asked = [
+            peer
+            for peer, card in self._presence.cards.items()
+            if card.role in _ASKED_ROLES and peer not in self._spared_until_s
+        ]
+        random.shuffle(asked)  # else, of too many for one look, the same ones would always be left
+        return sorted(asked, key=lambda peer: peer not in self._heard)
 
     async def _ask(self, peer: PeerId) -> None:
         try:

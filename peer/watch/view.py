@@ -22,7 +22,7 @@ class PeerView:
     down_bps: int
     software: str
     behind_rounds: int
-    """Behind the farthest peer of its domain; who lags has 2 or more."""
+    """Behind the middle of its domain's peers; who lags has 2 or more."""
     has_report: bool
     """Whether what follows is known; the rest is then of the report, else as if there were none."""
     phase: str = ""

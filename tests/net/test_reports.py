@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from peer.net.pace import Pace
 from protocol.errors import BadSignature, LimitExceeded, NotAvailable, TransportError
 from protocol.identity import Identity
 from protocol.manifest import RunId
@@ -41,6 +42,22 @@ async def test_a_report_crosses_the_wire_and_anybody_can_check_it_again(net: Any
     with pytest.raises(NotAvailable, match="nothing to report"):  # nor has one that never began
         await a.wire.report(c.peer_id, wait_s=5.0)
     await a.wire.send(b.peer_id, NOTE)  # none of it did the connection any harm
+
+
+async def test_reports_go_at_the_upload_cap(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = await net.start(1), await net.start(2)
+    data = sign_report(Report(peer_id=b.peer_id, at_unix_s=1.5e9), RUN_ID, b.identity)
+    answers(b, data)
+    await a.wire.report(b.peer_id, wait_s=5.0)
+    paced: list[int] = []
+
+    async def take(pace: Pace, num_bytes: int) -> None:
+        paced.append(num_bytes)
+
+    monkeypatch.setattr(Pace, "take", take)
+    for _ in range(3):
+        await a.wire.report(b.peer_id, wait_s=5.0)
+    assert paced == [len(data)] * 3
 
 
 async def test_a_forged_or_foreign_report_is_refused(net: Any) -> None:

@@ -181,6 +181,8 @@ def test_a_peer_is_chosen_by_pointer_and_by_keys(tab: Tab) -> None:
     assert value_of(page, '#detail [data-field="tokens_per_s"]') == chosen.tokens_per_s
     assert chosen.peer_id in detail.inner_text()
     assert "the others waited no longer" in detail.inner_text()
+    teller = view.peers[2].peer_id  # what both were in is told once
+    assert f"with {teller[-6:]}: landed" in detail.inner_text()
     detail.get_by_role("button", name="Close").click()
     expect(detail).to_be_hidden()
     page.locator('#ring [tabindex="0"]').focus()

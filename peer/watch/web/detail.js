@@ -99,9 +99,10 @@ function ties(peer) {
 }
 
 function exchanges(view, peerId) {
-  const ours = view.exchanges.filter((each) => each.peer_id === peerId).slice(-LAST_EXCHANGES).reverse();
+  const membersOf = (each) => [each.peer_id, ...each.partners]; // one of them tells of it
+  const ours = view.exchanges.filter((each) => membersOf(each).includes(peerId)).slice(-LAST_EXCHANGES).reverse();
   return ours.map((each) => {
-    const others = each.partners.filter((other) => other !== peerId).map(short).join(", ");
+    const others = membersOf(each).filter((other) => other !== peerId).map(short).join(", ");
     const why = each.reason ? ` (${each.reason})` : "";
     return `round ${each.round}, part ${each.fragment} with ${others}: ${each.outcome}${why}, ${duration(each.took_s)}`;
   });

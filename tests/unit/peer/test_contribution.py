@@ -17,6 +17,7 @@ from peer.contribution import (
     Tally,
     reason_alike,
 )
+from protocol.card import MAX_COUNT
 from protocol.identity import Identity, PeerId
 from protocol.manifest import RunId
 from protocol.messages import Member
@@ -194,3 +195,27 @@ def test_a_tally_that_cannot_be_written_is_only_logged(
     with caplog.at_level(logging.WARNING):
         file_in(tmp_path / "gone").write(busy())
     assert "cannot keep the tally" in caplog.text
+
+
+def test_however_many_averages_were_missed_the_tally_can_be_read_again(tmp_path: Path) -> None:
+    tally = busy()
+    tally.late(MAX_COUNT - 1)  # as a liar's state may say
+    tally.late(MAX_COUNT - 1)
+    file_in(tmp_path).write(tally)
+    assert file_in(tmp_path).read().contribution == tally.contribution
+
+
+def test_in_a_large_swarm_everybody_is_witnessed_by_somebody() -> None:
+    swarm = [PeerId(f"{n}") for n in range(2 * MAX_WITNESSES)]
+    tallies = [Tally() for _ in range(40)]
+    for tally in tallies:
+        tally.landed(1, [Member(peer, 1) for peer in swarm], num_fragments=1)
+    assert {seen.peer_id for tally in tallies for seen in tally.witnesses} == set(swarm)
+
+
+def test_a_file_that_names_nobody_is_damaged(tmp_path: Path) -> None:
+    file = file_in(tmp_path)
+    file.write(busy())
+    path = tmp_path / CONTRIBUTION
+    path.write_text(path.read_text().replace(THEM, THEM[:-1]))
+    assert file.read().contribution.used_rounds == 0

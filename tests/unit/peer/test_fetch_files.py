@@ -54,13 +54,14 @@ class Presence:
 
 
 class FragileWire:
-    """A wire on which what comes from some peers breaks off at a byte."""
+    """A wire on which what comes from some peers breaks off at a byte, or hardly goes on."""
 
     def __init__(self, wire: MemoryWire) -> None:
         self._wire = wire
         self.signs = wire.signs
         self.ping = wire.ping
         self.breaks_at: dict[str, int] = {}
+        self.trickles_at: dict[str, int] = {}
         self.came: dict[str, list[int]] = {}
         """By peer, the grains that came."""
 
@@ -78,6 +79,8 @@ class FragileSink:
     async def put(self, start: int, data: bytes | memoryview) -> None:
         if start >= self._wire.breaks_at.get(self._src, SIZE):
             raise TransportError("broke off")
+        if start >= self._wire.trickles_at.get(self._src, SIZE):
+            await asyncio.Event().wait()
         self._wire.came.setdefault(self._src, []).append(start // GRAIN_BYTES)
         await self._sink.put(start, data)
 
@@ -176,6 +179,21 @@ async def test_where_one_breaks_off_the_next_goes_on(
     await swarm.fetch(tmp_path)
     assert swarm.has_it(tmp_path)
     assert swarm.wire.came.get("a", []) == list(range(grains))
+    assert swarm.wire.came["b"] == list(range(grains, 12))
+
+
+@pytest.mark.parametrize("grains", [0, 2])
+async def test_where_one_hardly_gives_anything_the_next_goes_on(
+    swarm: Swarm, tmp_path: Path, grains: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peer.file_arrival.random.shuffle", lambda peers: peers.sort(reverse=True))
+    monkeypatch.setattr("peer.file_arrival.LONGEST_S", 0.2)
+    swarm.add("a", swarm.honest)
+    swarm.add("b", swarm.honest)
+    swarm.wire.trickles_at["a"] = grains * GRAIN_BYTES
+    async with asyncio.timeout(20):
+        await swarm.fetch(tmp_path)
+    assert swarm.has_it(tmp_path)
     assert swarm.wire.came["b"] == list(range(grains, 12))
 
 

@@ -128,6 +128,22 @@ def test_exchanges_ties_and_notices_are_in_it_as_far_as_there_is_room() -> None:
     assert report.notices[-1] == f"note {MAX_NOTICES}"
 
 
+def test_addresses_and_paths_are_nobody_elses_business() -> None:
+    scene = Scene()
+    scene.status.phase = "waiting for 192.0.2.7:4000"
+    scene.status.notices.append(
+        "no checkpoint: [Errno 28] No space left on device: '/home/ada/runs/p1/checkpoints/step-5'"
+    )
+    scene.record.hear(Tell("exchange_begins", {"fragment": 0, "round": 3, "partners": (IDS[0],)}))
+    reason = "not reachable: ipv6:%5B2001:db8::7%5D:4000 or [2001:db8::8]:4000, 1.5 MB/s/peer"
+    scene.record.hear(Tell("exchange_failed", {"fragment": 0, "reason": reason}))
+    report = scene.report()
+    assert report.phase == "waiting for an address"
+    assert report.notices == ("no checkpoint: [Errno 28] No space left on device: 'a file'",)
+    said = "not reachable: ipv6:an address or an address, 1.5 MB/s/peer"
+    assert [each.reason for each in report.exchanges] == [said]
+
+
 def test_utilisation_is_never_below_zero_and_not_known_at_first() -> None:
     status = PeerStatus(training_since_s=5.0, progressed_s=5.0)
     assert status.utilisation_frac is None

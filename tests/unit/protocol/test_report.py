@@ -259,6 +259,13 @@ def test_numbers_that_are_none_or_beyond_all_reason_are_refused(value: float) ->
             parse_report(out.SerializeToString())
 
 
+def test_nobody_is_busy_for_more_than_all_of_the_time() -> None:
+    report = Report(peer_id=US.peer_id, at_unix_s=1.0, utilisation_frac=1.5)
+    with pytest.raises(LimitExceeded):
+        parse_report(report_to_bytes(report))
+    assert within_limits(report).utilisation_frac == 1.0
+
+
 def test_a_count_has_a_limit() -> None:
     out = raw()
     out.tokens = MAX_COUNT

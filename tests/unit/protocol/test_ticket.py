@@ -21,7 +21,9 @@ TICKET = Ticket(
 )
 TEXT = str(TICKET)
 
-hosts = st.text(string.ascii_letters + string.digits + ".-:", min_size=1, max_size=255)
+hosts = st.text(string.ascii_letters + string.digits + ".-:", min_size=1, max_size=255).filter(
+    lambda host: host[0] != "-"
+)
 keys = st.binary(min_size=32, max_size=32).map(peer_id_of)
 addresses = st.builds(Address, hosts, st.integers(1, 65535), keys)
 tickets = st.builds(
@@ -132,6 +134,14 @@ def test_a_body_that_ends_too_early_is_damaged() -> None:
 )
 def test_an_address_that_makes_no_sense_is_damaged(tail: bytes) -> None:
     assert "damaged" in refusal(encoded(b"\x01\x00" + bytes(64) + tail))
+
+
+@pytest.mark.parametrize(
+    "host", ["a;reboot", "$(reboot)", "a b", "\x1b[31m", "[red]", "-x", "a\0b"]
+)
+def test_a_host_is_nothing_that_harms_a_screen_or_a_command(host: str) -> None:
+    ticket = Ticket(RUN_ID, FOUNDER.peer_id, (Address(host, 1, HOST.peer_id),))
+    assert "damaged" in refusal(str(ticket))
 
 
 @given(text=st.text(max_size=80) | st.text(base58.BITCOIN_ALPHABET.decode(), max_size=300))

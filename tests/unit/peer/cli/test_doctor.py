@@ -209,3 +209,16 @@ def test_a_mistake_is_one_line_and_code_2(
     assert run(monkeypatch, *words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"thinwire: {said}")
+
+
+def test_what_strangers_wrote_does_nothing_to_the_screen(
+    examined: Machine,
+    found: list[Finding],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found.append(Finding("[/red]\x1b[2J", "fatal", "a\x1b[31mb", "c\rd", "\x1b]0;title\x07"))
+    assert run(monkeypatch, str(TICKET)) == 2
+    said = capsys.readouterr().out
+    assert "[/red]" in said
+    assert all(char.isprintable() or char == "\n" for char in said)

@@ -237,3 +237,9 @@ def test_every_line_fits(text: str, number: float, width: int) -> None:
     lines = drawn(anything(text, number), width, 40)
     assert all(cell_len(line) <= width for line in lines)
     assert "aaaaaa" in {line.split()[0] for line in lines}
+
+
+def test_an_absurd_loss_leaves_the_curve_out_where_its_label_has_no_room() -> None:
+    absurd = tuple(replace(point, loss_bits_per_byte=1e15) for point in VIEW.history)
+    lines = drawn(replace(VIEW, history=absurd), 24, height=40)
+    assert not any("loss 1000000000" in line for line in lines)

@@ -56,19 +56,42 @@ async def test_whoever_says_nothing_is_silent_and_a_name_may_not_exist(
     async def never(*_: object) -> None:
         await asyncio.Event().wait()
 
+    async def fails(*_: object) -> None:
+        raise OSError(101, "Network is unreachable")
+
+    async def no_such_name(*_: object, **__: object) -> None:
+        raise socket.gaierror("no such name")
+
     monkeypatch.setattr(asyncio, "open_connection", never)
     assert (await knock(Address("192.0.2.1", 1, NODE), wait_s=0.01)).outcome == "silent"
+    monkeypatch.setattr(asyncio, "open_connection", fails)
+    assert (await knock(Address("192.0.2.1", 1, NODE))).outcome == "unreachable"
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", no_such_name)
+    assert (await knock(Address("there", 1, NODE))).outcome == "nameless"
 
-    for error, outcome in (
-        (socket.gaierror("no such name"), "nameless"),
-        (OSError(101, "Network is unreachable"), "unreachable"),
-    ):
 
-        async def fails(*_: object, error: Exception = error) -> None:
-            raise error
+@pytest.mark.parametrize("host", ["a..b", "x" * 70 + ".example"])
+async def test_what_cannot_be_a_name_is_no_name(host: str) -> None:
+    assert (await knock(Address(host, 1, NODE))).outcome == "nameless"
 
-        monkeypatch.setattr(asyncio, "open_connection", fails)
-        assert (await knock(Address("there", 1, NODE))).outcome == outcome
+
+async def test_of_a_name_with_several_addresses_the_best_one_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers: dict[str, OSError] = {
+        "192.0.2.1": ConnectionRefusedError(),
+        "2001:db8::1": OSError(101, "Network is unreachable"),
+    }
+
+    async def names(_: str, port: int, **__: object) -> list[object]:
+        return [(0, 0, 0, "", (host, port)) for host in answers]
+
+    async def fails(host: str, _: int) -> None:
+        raise answers[host]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", names)
+    monkeypatch.setattr(asyncio, "open_connection", fails)
+    assert (await knock(Address("node.example", 1, NODE))).outcome == "refused"
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_too_little_says_nothing_and_small_messages_cost_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"1234567", struct.pack(">d", -1.0), struct.pack(">d", math.inf)]
+    "data", [b"", b"1234567", *(struct.pack(">d", bps) for bps in (-1.0, 5e-324, math.inf))]
 )
 def test_an_answer_that_is_no_rate_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedMessage):

@@ -200,3 +200,12 @@ def test_a_swarm_in_which_nobody_trains_has_no_history(watcher: Watcher) -> None
     assert watcher.diary.points == ()
     watcher.look({A: card_of("bootstrap"), B: card_of(tokens=7)})
     assert [point.tokens for point in watcher.diary.points] == [7]
+
+
+def test_history_goes_on_when_our_clock_is_put_back(watcher: Watcher) -> None:
+    for _ in range(5):
+        watcher.look({A: card_of()})
+    watcher.look({A: card_of()}, after_s=-3600.0)
+    watcher.look({A: card_of()})
+    times = [point.unix_s for point in watcher.diary.points]
+    assert times == [watcher.now_s - 2.0, watcher.now_s]

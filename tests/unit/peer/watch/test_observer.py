@@ -33,6 +33,8 @@ class Wire:
     def __init__(self) -> None:
         self.answers: dict[PeerId, Report | Exception] = {}
         self.asked: list[PeerId] = []
+        self.never: frozenset[PeerId] = frozenset()
+        """Who neither answers nor refuses."""
         self.asked_once = asyncio.Event()
         self.num_at_once = self.most_at_once = 0
 
@@ -41,6 +43,8 @@ class Wire:
         self.asked_once.set()
         self.num_at_once += 1
         self.most_at_once = max(self.most_at_once, self.num_at_once)
+        if peer_id in self.never:
+            await asyncio.Event().wait()
         await asyncio.sleep(0)
         self.num_at_once -= 1
         answer = self.answers.get(peer_id, TransportError("not there"))
@@ -117,6 +121,34 @@ async def test_who_gives_no_report_is_shown_by_its_card_and_spared_for_a_while(
     scene.wire.answers[A] = report_of(A)
     await observer.look_once()
     assert all(peer.has_report for peer in observer.view.peers)
+
+
+async def test_many_who_do_not_answer_hide_nobody(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observer_module, "LOOK_S", 0.05)
+    silent = [Identity(bytes([7, n]) * 16).peer_id for n in range(3 * MAX_ASKED)]
+    scene.presence.cards = {A: card_of()}
+    scene.wire.answers[A] = report_of(A)
+    observer = scene.observer()
+    await observer.look_once()
+    scene.wire.never = frozenset(silent)
+    scene.presence.cards = dict.fromkeys(silent, card_of()) | {A: card_of(step=7)}
+    async with asyncio.timeout(10):
+        await observer.look_once()
+    assert scene.wire.asked.count(A) == 2
+    assert [peer.step for peer in observer.view.peers if peer.has_report] == [7]
+
+
+async def test_a_clock_that_is_put_back_spares_nobody_for_longer(scene: Scene) -> None:
+    scene.presence.cards = {A: card_of(), B: card_of()}
+    scene.wire.answers[B] = report_of(B)
+    observer = scene.observer()
+    await observer.look_once()
+    scene.now_s -= 3600
+    scene.wire.answers = {A: report_of(A), B: TransportError("gone")}
+    await observer.look_once()
+    assert [peer.peer_id for peer in observer.view.peers if peer.has_report] == [A]
 
 
 async def test_a_report_outlives_a_lost_answer_but_not_for_long(scene: Scene) -> None:
