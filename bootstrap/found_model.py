@@ -14,7 +14,7 @@ from torch import nn
 
 from bootstrap import found as founding
 from optim.layout import shapes_of
-from peer.loop.learner import bare
+from peer.loop.fit import bare
 from peer.train.tensor_file import write_tensors
 from protocol.errors import ConfigError
 from protocol.manifest import INITIAL, MAX_MANIFEST_BYTES

@@ -66,10 +66,13 @@ def require_place(out: Path, num_elements: int = 0, dtype: str = "fp32") -> None
     Raises:
         ConfigError: says what to do.
     """
-    is_empty_folder = out.is_dir() and not out.is_symlink() and not any(out.iterdir())
-    if (out.exists() or out.is_symlink()) and not is_empty_folder:
-        raise ConfigError(f"{out} is there already; choose another folder with --out")
-    around = next(folder for folder in out.absolute().parents if folder.is_dir())
+    try:
+        is_empty_folder = out.is_dir() and not out.is_symlink() and not any(out.iterdir())
+        if (out.exists() or out.is_symlink()) and not is_empty_folder:
+            raise ConfigError(f"{out} is there already; choose another folder with --out")
+        around = next(folder for folder in out.absolute().parents if folder.is_dir())
+    except OSError as error:  # a name that is too long, a folder that we may not read
+        raise ConfigError(f"cannot write {out}: {error.strerror}") from None
     require_room(around, num_elements * DTYPES[dtype].itemsize)
 
 

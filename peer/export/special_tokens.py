@@ -50,5 +50,5 @@ def added_tokens(tokenizer_json: bytes) -> dict[int, str]:
     try:
         entries = json.loads(tokenizer_json)["added_tokens"]
         return {int(entry["id"]): str(entry["content"]) for entry in entries}
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return {}  # the library that reads it says what is wrong with it

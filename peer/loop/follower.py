@@ -7,8 +7,8 @@ import torch.distributed as dist
 from torch import nn
 
 from optim.inner import InnerOptimizer
+from peer.loop.evaluation import Evaluation
 from peer.loop.interrupt import Interrupt
-from peer.loop.learner import Evaluation
 from peer.loop.orders import Order, Orders
 from peer.loop.outline import unpacked
 from peer.loop.shards import Shards

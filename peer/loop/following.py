@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from peer.loop.follower import Follower
-from peer.loop.swarm import Swarm, SwarmStatus
+from peer.loop.swarm import Swarm, SwarmStatus, token_count
 
 
 class Following(Swarm):
@@ -38,7 +38,7 @@ class Following(Swarm):
 
     def step(self, tokens: int | None = None, loss: Tensor | float | None = None) -> None:
         """Count one inner step; what is reported as its loss is rank 0's."""
-        num_tokens = 1 if tokens is None else int(tokens)
+        num_tokens = token_count(tokens)
         self._tokens += num_tokens
         self._follower.step(num_tokens)
         if self._follower.has_left:

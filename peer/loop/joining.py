@@ -19,7 +19,8 @@ import torch.distributed as dist
 from torch import nn
 
 from optim.inner import InnerOptimizer
-from peer.loop.learner import Evaluation, LoopLearner, ModelLearner
+from peer.loop.evaluation import Evaluation
+from peer.loop.learner import LoopLearner, ModelLearner
 from peer.loop.options import config_of, ticket_and_folder
 from peer.loop.port import WirePort, launch
 from peer.loop.swarm import END_S, Leading, Swarm
@@ -180,10 +181,7 @@ class _Party:
                     judges_loss=False,
                 )
                 trainer.say_hello()
-                while not trainer.has_started:
-                    trainer.listen(wait_s=LOOK_S)
-                    waiting.look()
-                    _require_alive(port)
+                _until_started(trainer, port, waiting, learner)
                 waiting.say(f"joined run {found.run_id[:12]} at step {learner.step}, in {folder}")
         except BaseException:
             port.ask_to_leave()
@@ -225,10 +223,29 @@ def _until_found(port: WirePort, waiting: Waiting, orders: "Orders | None") -> F
         waiting.look()
         if port.found is None:
             _require_alive(port)
-        if orders is not None and time.monotonic() > told_s + SIGN_OF_LIFE_S:
-            told_s = time.monotonic()
-            orders.wait()
+        if orders is not None:
+            told_s = _signed(told_s, orders.wait)
     return port.found
+
+
+def _until_started(
+    trainer: Trainer, port: WirePort, waiting: Waiting, learner: LoopLearner
+) -> None:
+    told_s = time.monotonic()
+    while not trainer.has_started:
+        trainer.listen(wait_s=LOOK_S)
+        waiting.look()
+        _require_alive(port)
+        told_s = _signed(told_s, learner.wait)
+
+
+def _signed(told_s: float, tell: Callable[[], None]) -> float:
+    """Gives other ranks a sign of life if it is time for one; returns when the last one was."""
+    now_s = time.monotonic()
+    if now_s < told_s + SIGN_OF_LIFE_S:
+        return told_s
+    tell()
+    return now_s
 
 
 def _require_alive(port: WirePort) -> None:

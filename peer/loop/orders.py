@@ -17,11 +17,15 @@ from enum import IntEnum
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from protocol.errors import ConfigError, ThinwireError
 
 TIMEOUT_S = 1800.0
 """How long a rank waits for another, by default."""
+STOP_S = 10.0
+"""How long rank 0, when it fails, waits until the others hear why: they may be in a collective of
+the training's, which its end alone can end."""
 
 
 class Order(IntEnum):
@@ -79,13 +83,29 @@ class Orders:
         """Whether this is rank 0 of the group."""
         return dist.get_rank(self.group) == 0
 
-    def give(self, order: Order, argument: int = 0, payload: bytes = b"") -> None:
-        """Tell the other ranks; they are in `take`, or will be."""
-        head = torch.tensor([order, argument, len(payload)])
-        dist.broadcast(head, group=self.group, group_src=0)
+    def give(
+        self,
+        order: Order,
+        argument: int = 0,
+        payload: bytes = b"",
+        *,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Tell the other ranks; they are in `take`, or will be.
+
+        Args:
+            order: What comes next.
+            argument: Of the order.
+            payload: Of the order.
+            timeout_s: How long to wait until they have heard it; None for the group's own.
+        """
+        options = dist.BroadcastOptions()
+        if timeout_s is not None:
+            options.timeout = timedelta(seconds=timeout_s)
+        self.group.broadcast([_integers(order, argument, len(payload))], options).wait()
         if payload:
-            data = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
-            dist.broadcast(data, group=self.group, group_src=0)
+            data = _bytes(payload)
+            self.group.broadcast([data], options).wait()
 
     def wait(self) -> None:
         """Tell the other ranks that we are still there."""
@@ -98,13 +118,14 @@ class Orders:
             ThinwireError: rank 0 has stopped; a ConfigError if the operator has to do something.
         """
         while True:
-            head = torch.empty(3, dtype=torch.int64)
+            head = _integers(0, 0, 0)
             dist.broadcast(head, group=self.group, group_src=0)
             order, argument, num_bytes = head.tolist()
-            payload = torch.empty(num_bytes, dtype=torch.uint8)
+            data = b""
             if num_bytes:
+                payload = _bytes(bytes(num_bytes))
                 dist.broadcast(payload, group=self.group, group_src=0)
-            data = payload.numpy().tobytes()
+                data = payload.numpy().tobytes()
             if order == Order.STOP:
                 raise (ConfigError if argument else ThinwireError)(data.decode())
             if order != Order.WAIT:
@@ -113,8 +134,10 @@ class Orders:
     def stop(self, error: BaseException) -> None:
         """Let the other ranks raise, too, since rank 0 does not go on."""
         reason = str(error) if isinstance(error, ThinwireError) else f"rank 0 failed: {error!r}"
-        with contextlib.suppress(RuntimeError):  # they have raised, too, and may be gone
-            self.give(Order.STOP, isinstance(error, ConfigError), reason.encode())
+        # They have raised, too, and may be gone; or the group is destroyed already.
+        with contextlib.suppress(RuntimeError, ValueError):
+            is_config = isinstance(error, ConfigError)
+            self.give(Order.STOP, is_config, reason.encode(), timeout_s=STOP_S)
 
     def agree(self, problem: str | None) -> None:
         """Go on together, or raise together. A collective.
@@ -126,19 +149,29 @@ class Orders:
             ConfigError: some rank has a problem; the message is that of the first that has.
         """
         own = (problem or "").encode()
-        sizes = [torch.empty(1, dtype=torch.int64) for _ in self.ranks]
-        dist.all_gather(sizes, torch.tensor([len(own)]), group=self.group)
+        sizes = [_integers(0) for _ in self.ranks]
+        dist.all_gather(sizes, _integers(len(own)), group=self.group)
         for rank, size in enumerate(sizes):
             if not size:
                 continue
-            text = torch.empty(int(size), dtype=torch.uint8)
-            if rank == dist.get_rank(self.group):
-                text = torch.frombuffer(bytearray(own), dtype=torch.uint8)
+            is_ours = rank == dist.get_rank(self.group)
+            text = _bytes(own if is_ours else bytes(int(size)))
             dist.broadcast(text, group=self.group, group_src=rank)
             raise ConfigError(text.numpy().tobytes().decode())
 
     def totals(self, *numbers: int) -> list[int]:
         """Return each sum over all ranks on rank 0, and anything on others. A collective."""
-        sums = torch.tensor(numbers)
+        sums = _integers(*numbers)
         dist.reduce(sums, group=self.group, group_dst=0)
         return [int(sum_) for sum_ in sums]
+
+
+# Gloo's tensors are on the CPU, whatever the loop's default device is.
+
+
+def _integers(*numbers: int) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
+
+
+def _bytes(data: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)

@@ -11,6 +11,7 @@ from dataclasses import astuple, dataclass
 
 from torch import Tensor
 
+from peer.train.tensor_file import DTYPES
 from protocol.errors import ConfigError
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -53,6 +54,16 @@ def packed(outlines: Iterable[Outline]) -> bytes:
 def unpacked(payload: bytes) -> list[Outline]:
     """Return what `packed` was given."""
     return [Outline(name, tuple(shape), dtype) for name, shape, dtype in json.loads(payload)]
+
+
+def require_storable(name: str, tensor: Tensor) -> None:
+    """Refuse a tensor of a type that a file of tensors does not have.
+
+    Raises:
+        ConfigError: names it.
+    """
+    if tensor.dtype not in DTYPES:
+        raise ConfigError(f"a checkpoint cannot hold {name}, which is {tensor.dtype}")
 
 
 def require_restorable(outlines: Iterable[Outline], params: Shapes) -> None:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from optim.inner import InnerOptimizer
 from optim.landing import blend, rebase
+from peer.loop.evaluation import Evaluation
 from peer.loop.interrupt import Interrupt
-from peer.loop.learner import Evaluation
+from peer.loop.learner import counters
 from peer.loop.orders import Order, Orders
 from peer.loop.outline import outline_of, packed
 from peer.loop.shards import Shards
@@ -76,17 +77,17 @@ class ShardedLearner:
         self._shards = Shards(model, optimizer, self.layout, self._orders)
         self.device = self._shards.device
 
-    def count(self, tokens: int, loss: Tensor | float | None) -> None:
+    def count(self, tokens: int, loss: Tensor | None) -> None:
         """Take note of the inner step that all ranks have just made; pairs with `Follower.step`.
 
         Args:
             tokens: In this rank's part of the step.
-            loss: Mean loss in nats, of this rank or, if it was reduced, of all; None if nobody
-                says.
+            loss: Mean loss in nats, `[]`, of this rank or, if it was reduced, of all; None if
+                nobody says.
         """
         self.step_tokens, interrupts = self._orders.totals(tokens, self._interrupt.has_come)
         self.is_interrupted = interrupts > 0
-        self._loss = None if loss is None else torch.as_tensor(loss).detach()
+        self._loss = None if loss is None else loss.detach()
 
     def train_step(self) -> Tensor | None:
         """Count the step that was made; return its loss in nats, on its device, if known."""
@@ -165,7 +166,7 @@ class ShardedLearner:
             raise ConfigError("this training loop has no evaluation: give join(evaluate=...)")
         own = None
         if flat is not None:
-            own = torch.empty(self.layout.num_elements)
+            own = torch.empty(self.layout.num_elements, dtype=torch.float32, device="cpu")
             self.snapshot(own)
             self.load(flat)
         self._orders.give(Order.EVALUATE)
@@ -183,8 +184,7 @@ class ShardedLearner:
         """
         outlines = self._shards.outlines()
         self._orders.give(Order.GIVE_STATE, payload=packed(outlines))
-        counters = {"counter.step": self.step, "counter.tokens": self.tokens}
-        tensors = {name: torch.tensor(value) for name, value in counters.items()}
+        tensors = counters(step=self.step, tokens=self.tokens)
         return tensors | self._shards.gather_state(outlines)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:

@@ -18,38 +18,26 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from optim.inner import InnerOptimizer
-from optim.layout import Layout, shapes_of
-from peer.loop.learner import Evaluation
+from optim.layout import Layout
+from peer.loop.buffers import saved_buffers
+from peer.loop.evaluation import Evaluation, evaluated
+from peer.loop.fit import bare, other_model, other_optimizer, plain_name
+from peer.loop.optimizer_state import keeps_counts_on_device, name_of
 from peer.loop.orders import Orders
-from peer.loop.outline import Outline, misfit, outline_of, require_restorable, shapes_by_name
+from peer.loop.outline import (
+    Outline,
+    misfit,
+    outline_of,
+    require_restorable,
+    require_storable,
+    shapes_by_name,
+)
 from protocol.errors import ConfigError
-
-_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
-"""What torch.compile and activation checkpointing put into the names of what they wrap."""
-
-
-def bare_module(model: nn.Module) -> nn.Module:
-    """Return the module inside of DistributedDataParallel and torch.compile."""
-    while True:
-        compiled = getattr(model, "_orig_mod", None)
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(compiled, nn.Module):
-            model = compiled
-        else:
-            return model
-
-
-def plain_name(name: str) -> str:
-    """Return a parameter's name without what wrappers put into it."""
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
 
 
 def plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return trainable parameters by plain name, in order; tied ones once, frozen ones not."""
-    named = bare_module(model).named_parameters()
+    named = bare(model).named_parameters()
     return {plain_name(name): param for name, param in named if param.requires_grad}
 
 
@@ -74,7 +62,11 @@ class Shards:
         self._layout = layout
         self._orders = orders
         self._reshard()
-        orders.agree(_other_model(model, layout) or _misplaced(self._params, orders.ranks))
+        orders.agree(
+            other_model(bare(model), layout, plain_name)
+            or other_optimizer(model, optimizer)
+            or _misplaced(self._params, orders.ranks)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -114,16 +106,9 @@ class Shards:
             part = None if flat is None else flat[entry.start : entry.stop].view(entry.shape)
             self._set(params[entry.name], part)
 
-    @torch.no_grad()
     def evaluate(self, evaluation: Evaluation) -> float:
         """Return what the loop's evaluation says; modules train afterwards if they did before."""
-        modes = {module: module.training for module in self._model.modules()}
-        self._model.eval()
-        try:
-            return float(evaluation())
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        return evaluated(self._model, evaluation)
 
     def outlines(self) -> list[Outline]:
         """Return what a checkpoint of this rank would hold, in order.
@@ -139,6 +124,7 @@ class Shards:
                     f"a checkpoint holds tensors, and the optimizer's {name} is a "
                     f"{type(value).__name__}; use an optimizer whose state is tensors"
                 )
+            require_storable(name, value)
             outlines.append(outline_of(name, value))
         require_restorable(outlines, shapes_by_name(self._params))
         return outlines
@@ -182,9 +168,9 @@ class Shards:
             ConfigError: on all ranks, if it is another model's or optimizer's.
         """
         self._reshard()
-        params, buffers = self._params, dict(_named_buffers(self._model))
+        params, buffers = self._params, saved_buffers(bare(self._model))
         shapes = shapes_by_name(params), shapes_by_name(buffers)
-        self._orders.agree(misfit(outlines, *shapes, optimizer=_name_of(self._optimizer)))
+        self._orders.agree(misfit(outlines, *shapes, optimizer=name_of(self._optimizer)))
         self._optimizer.state.clear()
         for outline in outlines:
             value = None if tensors is None else tensors[outline.name]
@@ -209,11 +195,12 @@ class Shards:
         # `value` is on rank 0 only, on the CPU.
         if isinstance(target, DTensor):
             mesh, placements = target.device_mesh, target.placements
-            whole = torch.empty(target.shape) if value is None else value
+            empty = torch.empty(target.shape, dtype=target.dtype, device="cpu")
+            whole = empty if value is None else value
             whole = whole.to(mesh.device_type, target.dtype)
             target.to_local().copy_(distribute_tensor(whole, mesh, placements).to_local())
             return
-        whole = torch.empty(target.shape, dtype=target.dtype)
+        whole = torch.empty(target.shape, dtype=target.dtype, device="cpu")
         if value is not None:
             whole.copy_(value)
         dist.broadcast(whole, group=self._orders.group, group_src=0)
@@ -224,17 +211,15 @@ class Shards:
         dtype = getattr(torch, outline.dtype)
         if outline.shape == tuple(param.shape):
             return torch.empty_like(param, dtype=dtype)
-        groups = self._optimizer.param_groups
-        (group,) = (g for g in groups if any(p is param for p in g["params"]))
-        is_on_device = group.get("capturable") or group.get("fused")
+        is_on_device = keeps_counts_on_device(self._optimizer, param)
         device = param.device if is_on_device else "cpu"
         return torch.empty(outline.shape, dtype=dtype, device=device)
 
     def _named_state(self) -> Iterator[tuple[str, Any]]:
-        params, owner = self._params, _name_of(self._optimizer)
+        params, owner = self._params, name_of(self._optimizer)
         for name, param in params.items():
             yield f"theta.{name}", param
-        for name, buffer in _named_buffers(self._model):
+        for name, buffer in saved_buffers(bare(self._model)).items():
             yield f"buffer.{name}", buffer
         for name, param in params.items():
             for key, value in sorted(self._optimizer.state.get(param, {}).items()):
@@ -249,35 +234,6 @@ def _whole(tensor: Tensor) -> Tensor:
     on_mesh = tensor.to(tensor.device_mesh.device_type)
     assert isinstance(on_mesh, DTensor)
     return on_mesh.full_tensor()
-
-
-def _named_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    module = bare_module(model)
-    saved = {plain_name(name) for name in module.state_dict()}
-    for name, buffer in module.named_buffers():
-        if plain_name(name) in saved:
-            yield plain_name(name), buffer
-
-
-def _name_of(optimizer: InnerOptimizer) -> str:
-    return type(optimizer).__name__.lower()
-
-
-def _other_model(model: nn.Module, layout: Layout) -> str | None:
-    try:
-        found = shapes_of(bare_module(model))
-    except ValueError as error:
-        return str(error)
-    shapes = {plain_name(name): shape for name, shape in found.items()}
-    expected = {entry.name: entry.shape for entry in layout.entries}
-    for name in [*expected, *shapes]:
-        if shapes.get(name) != expected.get(name):
-            there, here = (
-                "none" if shape is None else str(list(shape))
-                for shape in (expected.get(name), shapes.get(name))
-            )
-            return f"{name}: the run's model has {there}, the model here {here}"
-    return None
 
 
 def _misplaced(params: Mapping[str, nn.Parameter], ranks: list[int]) -> str | None:

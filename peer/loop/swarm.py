@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from peer.loop.learner import LoopLearner
@@ -22,6 +23,7 @@ from peer.loop.port import WirePort
 from peer.train.interchange import Interchange
 from peer.train.lines import News
 from peer.train.trainer import Trainer
+from protocol.errors import ThinwireError
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,9 @@ class Swarm(ABC):
             tokens: Trained in this step, here: what weighs this peer's work in averages. Steps
                 count alike if nobody in the run says; it is said by all or by none.
             loss: The step's mean loss in nats, for people; a tensor is not waited for.
+
+        Raises:
+            ValueError: tokens are negative, or the loss is not one number.
         """
 
     @abstractmethod
@@ -130,7 +135,7 @@ class Leading(Swarm):
         self._has_said_why = False
         self._has_left = False
         self._pid = os.getpid()
-        atexit.register(self.leave)  # a loop without `with`, or a script that fails
+        atexit.register(self._end_of_program)  # a loop without `with`, or a script that fails
 
     @property
     def step_count(self) -> int:
@@ -153,11 +158,10 @@ class Leading(Swarm):
 
     def step(self, tokens: int | None = None, loss: Tensor | float | None = None) -> None:
         """Count one inner step; see `Swarm.step`."""
-        num_tokens = 1 if tokens is None else int(tokens)
-        if num_tokens < 0:
-            raise ValueError(f"tokens must be at least 0, not {num_tokens}")
+        num_tokens = token_count(tokens)
+        told = None if loss is None else _one_number(loss)
         try:
-            self._learner.count(num_tokens, loss)
+            self._learner.count(num_tokens, told)
             if self._is_alone or self._has_left:
                 self._learner.train_step()
             else:
@@ -197,8 +201,14 @@ class Leading(Swarm):
             self.leave()
         elif not self._has_left:
             self._has_left = True
-            self._learner.stop(error)
-            self._end(END_S)
+            try:
+                self._learner.stop(error)
+            finally:
+                self._end(END_S)
+
+    def _end_of_program(self) -> None:
+        if os.getpid() == self._pid:
+            self.fail(ThinwireError("rank 0 has ended without leaving the swarm"))
 
     def _leave_in_order(self) -> None:
         self._trainer.rest()
@@ -222,6 +232,25 @@ class Leading(Swarm):
         )
 
     def _end(self, wait_s: float) -> None:
-        atexit.unregister(self.leave)
+        atexit.unregister(self._end_of_program)
         self._port.end(wait_s=wait_s)
         self._interchange.close()
+
+
+def token_count(tokens: int | None) -> int:
+    """Return how many tokens a step counts: 1 if nobody says.
+
+    Raises:
+        ValueError: they are negative.
+    """
+    num_tokens = 1 if tokens is None else int(tokens)
+    if num_tokens < 0:
+        raise ValueError(f"tokens must be at least 0, not {num_tokens}")
+    return num_tokens
+
+
+def _one_number(loss: Tensor | float) -> Tensor:
+    number = loss.detach() if isinstance(loss, Tensor) else torch.tensor(loss, device="cpu")
+    if number.numel() != 1:
+        raise ValueError(f"loss must be one number, the step's mean, not {list(number.shape)}")
+    return number.reshape(())

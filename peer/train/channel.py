@@ -45,7 +45,7 @@ class LineChannel:
         """
         self._flush()
         if wait_s > 0 and not self.is_closed:
-            select.select([self._sock], [], [], wait_s)
+            self._wait(select.POLLIN, wait_s)
         self._read()
         *lines, rest = self._incoming.split(b"\n")
         self._incoming = rest
@@ -55,10 +55,15 @@ class LineChannel:
         """Send what is queued, for at most `flush_s`, and close the socket."""
         deadline_s = time.monotonic() + flush_s
         while self._outgoing and not self.is_closed and time.monotonic() < deadline_s:
-            select.select([], [self._sock], [], 0.05)
+            self._wait(select.POLLOUT, 0.05)
             self._flush()
         self.is_closed = True
         self._sock.close()
+
+    def _wait(self, events: int, wait_s: float) -> None:
+        waiting = select.poll()  # select() takes no descriptor above 1023
+        waiting.register(self._sock, events)
+        waiting.poll(1000 * wait_s)
 
     def _flush(self) -> None:
         while self._outgoing and not self.is_closed:

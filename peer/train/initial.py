@@ -10,6 +10,9 @@ from torch import Tensor
 from optim.layout import Layout
 from protocol.errors import ConfigError
 
+MAX_HEADER_BYTES = 8 << 20
+"""Of a stranger's file: the library takes ten times as much memory for it, before any check."""
+
 
 def views_of(layout: Layout, fragments: list[Tensor]) -> dict[str, Tensor]:
     """Return the parameters by name, as views of the fragments' memory.
@@ -50,6 +53,7 @@ def check_initial(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
 def _tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors in the order of `shapes`; all shapes are checked before any is read."""
     try:
+        _require_modest(path)
         with safe_open(path, framework="pt") as file:
             _require_shapes(path, file, shapes)
             for name in shapes:
@@ -59,6 +63,16 @@ def _tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tupl
                 yield name, tensor
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
+
+
+def _require_modest(path: Path) -> None:
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+    if header_bytes > MAX_HEADER_BYTES:
+        raise ConfigError(
+            f"cannot read {path}: its header has {header_bytes} bytes, of at most "
+            f"{MAX_HEADER_BYTES}"
+        )
 
 
 def _require_shapes(path: Path, file: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -52,7 +52,7 @@ class Meter:
         self._num_steps = 0
         self._num_losses = 0
         self._num_tokens = 0
-        self._nats = torch.zeros((), device=device)
+        self._nats = torch.zeros((), dtype=torch.float32, device=device)
         self._last: Progress | None = None
 
     def restart(self) -> None:

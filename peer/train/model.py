@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from optim.layout import Layout, layout_of, shapes_of
-from peer.train.census import require_memory
+from peer.train.census import MAX_PARAMETERS, require_memory
 from peer.train.first_values import draw
 from peer.train.huggingface import build_huggingface, shapes_of_huggingface
 from peer.train.initial import load_initial, views_of
@@ -205,12 +205,15 @@ def layout_of_run(manifest: Manifest) -> Layout:
     """Return the layout that every peer of the run derives; allocates no parameters.
 
     Raises:
-        ConfigError: the model cannot be cut into such fragments.
+        ConfigError: the model cannot be cut into such fragments, or is absurdly large.
     """
     schedule = manifest.method.schedule
+    shapes = shapes_of_run(manifest)
+    if sum(map(math.prod, shapes.values())) > MAX_PARAMETERS:
+        raise ConfigError(f"model: it has more than {MAX_PARAMETERS} parameters")
     try:
         return layout_of(
-            shapes_of_run(manifest),
+            shapes,
             num_fragments=schedule.fragments,
             pattern=schedule.pattern,
             separate_embeddings=schedule.separate_embeddings,

@@ -21,11 +21,17 @@ _LEFT_OUT = {
     "task_specific_params", "id2label", "label2id", "num_labels",
 }  # fmt: skip
 """Of a config.json: what the build sets itself, or never reads."""
+_BACKBONE = "names a model elsewhere, which the library would fetch"
 _KERNELS = "chooses kernels, which is each machine's own matter"
 _REFUSED = {
     "auto_map": "names code of its own, which is never run",
     "trust_remote_code": "asks for code of its own, which is never run",
     "quantization_config": "is of quantized weights, which cannot be trained",
+    "backbone": _BACKBONE,
+    "backbone_kwargs": _BACKBONE,
+    "use_pretrained_backbone": _BACKBONE,
+    "use_timm_backbone": _BACKBONE,
+    "model_args": "is handed on to another library as it is",
     "attn_implementation": _KERNELS,
     "experts_implementation": _KERNELS,
     "num_labels": "is of classifiers, which list them all",

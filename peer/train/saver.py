@@ -94,11 +94,12 @@ class Saver:
                 self._under_way = None
 
     def finish(self) -> None:
-        """Wait until everything that was asked for is done."""
+        """Wait until everything that was asked for is done; then let go of the copy's memory."""
         while self.is_busy:
             self.turn()
             if self._work is not None:
                 wait((self._work,))
+        self._copies.clear()  # the process may go on without us, where the loop is its own
 
     def _stages(self, save: Save) -> Iterator[Future[Any]]:
         path = Path(save.folder) / INNER
@@ -155,7 +156,7 @@ class Saver:
         self._copies.clear()
         try:
             for name, (shape, dtype) in outlines.items():
-                copy = torch.empty(shape, dtype=dtype, pin_memory=self._is_pinned)
+                copy = torch.empty(shape, dtype=dtype, pin_memory=self._is_pinned, device="cpu")
                 copy.reshape(-1).view(torch.uint8).numpy().fill(0)  # without torch's threads
                 self._copies[name] = copy
         except (MemoryError, RuntimeError) as error:

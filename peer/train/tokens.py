@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from peer.train.data import Corpus, Text
 from peer.train.library import INSTALL
+from peer.train.text_growth import require_little_growth
 from protocol.errors import ConfigError
 
 MAX_FILE_BYTES = 64 << 20
@@ -179,6 +180,10 @@ def _read(path: Path) -> Any:
         found = LibraryTokenizer.from_buffer(data)
     except Exception as error:  # the library has no type for it
         raise ConfigError(f"{path} is no tokenizer.json: {error!s:.200}") from error
+    try:
+        require_little_growth(found.normalizer)
+    except ConfigError as error:
+        raise ConfigError(f"{path} is no tokenizer for text: {error}") from None
     found.no_truncation()
     found.no_padding()
     found.encode_special_tokens = True

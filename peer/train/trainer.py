@@ -377,7 +377,8 @@ class Trainer:
         return self._replica.step, self._replica.tokens
 
     def _state(self) -> dict[str, Tensor]:
-        return self._replica.state() | {"counter.fragment_tokens": torch.tensor(self._tokens)}
+        tokens = torch.tensor(self._tokens, device="cpu")  # a loop may have another default
+        return self._replica.state() | {"counter.fragment_tokens": tokens}
 
     def _resume(self, folder: Path) -> None:
         tensors = read_tensors(folder / INNER)

@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from optim.layout import shapes_of
+from peer.loop import orders
 from peer.loop.follower import Follower
 from peer.loop.orders import Orders
 from peer.loop.sharded import ShardedLearner
@@ -242,26 +243,27 @@ def _refusal(work: Callable[[], Any]) -> str:
     return "accepted"
 
 
-def _entering(model: nn.Module, rank: int) -> str:
-    optimizer = torch.optim.AdamW(model.parameters())
+def _entering(model: nn.Module, rank: int, trained: nn.Module | None = None) -> str:
+    optimizer = torch.optim.AdamW((trained or model).parameters())
     if rank == 0:
         return _refusal(lambda: ShardedLearner(model, optimizer, manifest_of(Net())))
     return _refusal(lambda: Follower(model, optimizer))
 
 
 def _stopping(error: Exception, rank: int) -> str:
-    orders, model = Orders(), Net()
+    line, model = Orders(), Net()
     if rank == 0:
-        orders.stop(error)
+        line.stop(error)
         return "stopped"
     optimizer = torch.optim.AdamW(model.parameters())
-    return _refusal(lambda: Follower(model, optimizer, orders=orders))
+    return _refusal(lambda: Follower(model, optimizer, orders=line))
 
 
 def _refusing(rank: int) -> dict[str, Any]:
     found = {
         "other model on rank 1": _entering(nn.Linear(2, 2) if rank else Net(), rank),
         "all frozen": _entering(Net().requires_grad_(False), rank),
+        "other optimizer": _entering(Net(), rank, trained=Net()),
         "stopped by a bug": _stopping(KeyError("x"), rank),
         "stopped by the operator": _stopping(ConfigError("no such ticket"), rank),
     }
@@ -281,6 +283,36 @@ def _refusing(rank: int) -> dict[str, Any]:
     if rank == 0:
         found["state without a count"] = _refusal(lambda: group.lead.restore({}))
     return found
+
+
+def _elsewhere(rank: int) -> dict[str, Any]:
+    """The loop's default device and type are others than ours."""
+    group = Rank("fsdp", rank)
+    group.train(range(1))
+    start, out = flat(1), flat(0)
+    torch.set_default_device("meta")
+    torch.set_default_dtype(torch.bfloat16)
+    group.on_lead(lambda lead: lead.load(start))
+    state = group.on_lead(lambda lead: lead.state())
+    group.on_lead(lambda lead: lead.restore(state))
+    group.on_lead(lambda lead: lead.evaluate(start, max_bytes=1))
+    group.on_lead(lambda lead: lead.snapshot(out))
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
+    return {"snapshot": out.numpy()}
+
+
+def _failing(rank: int) -> dict[str, Any]:
+    """Rank 0 fails while the other waits for it in a collective of the training's."""
+    group = Rank("ddp", rank)
+    theirs = torch.zeros(1)
+    if group.lead is None:
+        dist.recv(theirs, src=0)
+        return {}
+    orders.STOP_S = 0.5
+    group.lead.stop(KeyError("x"))
+    dist.send(theirs, dst=1)  # which would be the end of its process
+    return {"went on": True}
 
 
 def _left_behind() -> str:
@@ -303,7 +335,7 @@ def _rank_main(rank: int, folder: Path) -> None:
         for case in (_reading, _landing, _after_a_look, _resuming):
             found = case(wrapping, rank)
             results |= {f"{wrapping}/{case.__name__}/{name}": v for name, v in found.items()}
-    for case in (_counting, _interrupting, _evaluating, _refusing):
+    for case in (_counting, _interrupting, _evaluating, _elsewhere, _refusing, _failing):
         results |= {f"{case.__name__}/{name}": v for name, v in case(rank).items()}
     if rank == 0:
         results["after the other's end"] = _left_behind()

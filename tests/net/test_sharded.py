@@ -199,8 +199,9 @@ def test_an_evaluation_leaves_no_trace(results: Results) -> None:
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("other model on rank 1", "ConfigError: .*scale: the run's model has .1., the model here"),
-        ("all frozen", "ConfigError: .*scale: the run's model has .1., the model here none"),
+        ("other model on rank 1", "ConfigError: .*scale: the run has .1., yours does not have it"),
+        ("all frozen", "ConfigError: .*scale: the run has .1., yours does not have it"),
+        ("other optimizer", "ConfigError: the optimizer has none of the model's trainable"),
         ("a parameter less", "ConfigError: .*has no theta.scale"),
         ("a larger one", "ConfigError: .*theta.scale is .2."),
         ("of sgd", "ConfigError: the checkpoint is of the inner optimizer sgd, yours is adamw"),
@@ -229,6 +230,14 @@ def test_when_rank_0_raises_the_others_do(results: Results) -> None:
         "_refusing/stopped by a bug": "ThinwireError: rank 0 failed: KeyError('x')",
         "_refusing/stopped by the operator": "ConfigError: no such ticket",
     }
+
+
+def test_a_loops_default_device_and_type_are_not_ours(results: Results) -> None:
+    assert np.array_equal(results[0]["_elsewhere/snapshot"], flat(1).numpy())
+
+
+def test_rank_0_fails_although_the_others_wait_for_it_elsewhere(results: Results) -> None:
+    assert results[0]["_failing/went on"]
 
 
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch.compile's own

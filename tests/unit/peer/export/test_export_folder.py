@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from peer.export import folder as exports
 from peer.export.byte_tokenizer import spelling, tokenizer_json
-from peer.export.folder import FACTS, README, WEIGHTS, write_export
+from peer.export.folder import FACTS, README, WEIGHTS, require_place, write_export
 from peer.export.snapshot import Snapshot, snapshot_of
 from peer.export.special_tokens import added_tokens, special_ids
 from peer.mixing import digest_of
@@ -187,7 +187,17 @@ def test_what_the_configuration_calls_the_end_counts(
     assert special_ids({"model_type": "x"} | config, found) == ids
 
 
-@pytest.mark.parametrize("words", [b"", b"[]", b'{"added_tokens": [3]}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"",
+        b"[]",
+        b'{"added_tokens": [3]}',
+        b'{"added_tokens": [{"id": 1e999, "content": "x"}]}',
+        b"[" * 100_000,
+    ],
+    ids=["empty", "list", "number", "infinite", "deep"],
+)
 def test_a_tokenizer_that_is_none_has_no_special_tokens(words: bytes) -> None:
     assert added_tokens(words) == {}
 
@@ -274,6 +284,11 @@ def test_nothing_is_ever_overwritten(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write_export(snapshot, tmp_path / "empty", at=AT)
     assert (tmp_path / "empty" / WEIGHTS).exists()
+
+
+def test_a_name_that_no_folder_can_have_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot write .*: File name too long"):
+        require_place(tmp_path / ("a" * 300))
 
 
 def test_a_full_disk_is_one_line_before_anything_is_written(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 import thinwire
 from peer.loop import joining
+from peer.loop.learner import ModelLearner
 from peer.run_folder import MANIFEST
 from peer.train import lines
 from peer.train.interchange import Interchange
@@ -128,6 +129,23 @@ def test_another_model_is_refused_before_it_is_touched(
     if door.far.interchange is not None:  # then the wire process was there, and has been ended
         assert door.far.was_asked_to_leave
         assert door.far.process.is_over
+
+
+@pytest.mark.timeout(10)
+def test_other_ranks_hear_that_we_are_there_also_while_the_state_is_fetched(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "SIGN_OF_LIFE_S", 0.0)
+    signs: list[ModelLearner] = []
+
+    def wait(learner: ModelLearner) -> None:
+        signs.append(learner)
+        if len(signs) == 3:
+            door.far.start()
+
+    monkeypatch.setattr(ModelLearner, "wait", wait)
+    with door.join(a_model()):
+        assert len(signs) >= 3
 
 
 def test_an_optimizer_of_another_model_is_refused(door: Door) -> None:

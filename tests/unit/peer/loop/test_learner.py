@@ -1,6 +1,8 @@
 """A model of somebody's own as a replica: what lands, what is saved, and what is refused."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from peer.loop.learner import ModelLearner
+from peer.train.lines import Save, Saved, Staged
+from peer.train.saver import Saver
 from peer.train.tensor_file import read_tensors, write_tensors
 from protocol.errors import ConfigError
 from protocol.manifest import Manifest
@@ -135,6 +139,63 @@ def test_an_evaluation_sees_the_anchor_in_eval_mode_and_leaves_no_trace(manifest
         Loop(manifest).learner.evaluate(anchor, max_bytes=1)
 
 
+def test_after_an_evaluation_each_module_is_in_the_mode_that_it_was_in(manifest: Manifest) -> None:
+    loop = Loop(manifest, evaluation=lambda: 0.0)
+    loop.model[1].eval()  # statistics that somebody wants to keep
+    loop.learner.evaluate(None, max_bytes=1)
+    assert [module.training for module in loop.model] == [True, False, True]
+
+
+@pytest.fixture
+def _defaults_again() -> Iterator[None]:
+    yield
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("_defaults_again")
+@pytest.mark.parametrize("what", ["device", "dtype"])
+def test_a_loops_default_device_and_type_are_not_ours(
+    manifest: Manifest, tmp_path: Path, what: str
+) -> None:
+    loop = Loop(manifest, OPTIMIZERS["counting"], evaluation=lambda: 1.5)
+    loop.train(2)
+    theta, said = loop.theta(), list[object]()
+    anchor, base = torch.ones_like(theta), theta.clone()
+    saver = Saver(
+        torch.device("cpu"),
+        settle=lambda: (2, 16),
+        state=loop.learner.state,
+        pause=nullcontext,
+        send=said.append,
+    )
+    if what == "device":
+        torch.set_default_device("meta")  # as others have "cuda"
+    else:
+        torch.set_default_dtype(torch.bfloat16)
+    assert loop.learner.evaluate(anchor, max_bytes=1) == 1.5
+    loop.learner.land(0, anchor, base)
+    saver.ask(Save(folder=str(tmp_path)))
+    saver.finish()
+    loop.learner.restore(read_tensors(tmp_path / "inner.safetensors"))
+    assert [type(each) for each in said] == [Staged, Saved]
+
+
+def test_after_the_last_checkpoint_its_copy_takes_no_memory(tmp_path: Path) -> None:
+    theta = {"theta": torch.zeros(7919)}
+    saver = Saver(
+        torch.device("cpu"),
+        settle=lambda: (1, 1),
+        state=lambda: theta,
+        pause=nullcontext,
+        send=lambda message: None,
+    )
+    saver.ask(Save(folder=str(tmp_path)))
+    saver.finish()
+    alive = [each for each in gc.get_objects() if type(each) is Tensor and each.shape == (7919,)]
+    assert len(alive) == 1
+
+
 def test_a_failing_evaluation_leaves_no_trace_either(manifest: Manifest) -> None:
     def evaluation() -> float:
         raise ZeroDivisionError
@@ -207,6 +268,23 @@ def test_another_optimizers_or_models_checkpoint_is_refused(manifest: Manifest) 
         adamw.learner.restore(state | {"theta.0.bias": torch.zeros(9)})
     with pytest.raises(ConfigError, match="does not fit"):
         adamw.learner.restore(state | {"adamw.exp_avg.nobody": torch.zeros(9)})
+
+
+def test_complex_buffers_are_saved_and_come_back(manifest: Manifest, tmp_path: Path) -> None:
+    first, second = Loop(manifest), Loop(manifest, seed=1)
+    angles = torch.polar(torch.ones(3), torch.arange(3.0))
+    first.model.register_buffer("rotary", angles)
+    second.model.register_buffer("rotary", torch.zeros(3, dtype=torch.complex64))
+    write_tensors(tmp_path / "inner.safetensors", first.learner.state())
+    second.learner.restore(read_tensors(tmp_path / "inner.safetensors"))
+    assert torch.equal(second.model.rotary, angles)
+
+
+def test_a_buffer_of_a_type_that_no_file_has_is_named(manifest: Manifest) -> None:
+    loop = Loop(manifest)
+    loop.model.register_buffer("scales", torch.zeros(2, dtype=torch.float8_e4m3fn))
+    with pytest.raises(ConfigError, match=r"buffer\.scales, which is torch\.float8"):
+        loop.learner.state()
 
 
 @pytest.mark.parametrize("value", [["a list"], torch.zeros(2, dtype=torch.complex64)])

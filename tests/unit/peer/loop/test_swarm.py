@@ -1,8 +1,10 @@
 """The loop's side: steps, leaving in every way there is, and going on alone."""
 
+import atexit
 import logging
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,9 @@ from tests.unit.peer.loop.far_end import FarEnd
 class Party:
     """A loop that has joined at step 8, where the swarm's model is all ones."""
 
-    def __init__(self, manifest: Manifest, max_steps: int | None = None) -> None:
+    def __init__(
+        self, manifest: Manifest, max_steps: int | None = None, *, is_group: bool = False
+    ) -> None:
         self.far, self.model = FarEnd(), a_model()
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.0)
         self.learner = ModelLearner(self.model, self.optimizer, manifest)
@@ -32,7 +36,7 @@ class Party:
         trainer = Trainer(self.learner, buffers, port, max_steps=max_steps, judges_loss=False)
         self.far.start(step=8, tokens=80)
         trainer.listen(wait_s=1.0)
-        self.swarm = Leading(self.learner, trainer, port, buffers)
+        self.swarm = Leading(self.learner, trainer, port, buffers, is_group=is_group)
 
     def steps(self, count: int) -> None:
         for _ in range(count):
@@ -101,6 +105,18 @@ def test_tokens_below_zero_are_refused_and_none_count_as_one(party: Party) -> No
         party.swarm.step(tokens=-1)
     party.swarm.step()
     assert party.swarm.status.tokens == 81
+
+
+@pytest.mark.parametrize("loss", [2.0, torch.tensor(2.0), torch.tensor([[2.0]])], ids=str)
+def test_a_loss_is_one_number_of_whatever_shape(party: Party, loss: torch.Tensor | float) -> None:
+    party.swarm.step(loss=loss)
+    assert party.far.heard(lines.Progress)[0].loss_bits_per_byte == pytest.approx(2 / math.log(2))
+
+
+def test_losses_of_several_sequences_are_refused_before_the_step_counts(party: Party) -> None:
+    with pytest.raises(ValueError, match=r"one number, the step's mean, not \[3\]"):
+        party.swarm.step(loss=torch.ones(3))
+    assert party.swarm.step_count == 8
 
 
 def test_the_loop_goes_on_alone_when_the_wire_process_dies(
@@ -210,6 +226,23 @@ def test_a_forked_process_has_nothing_to_leave(
     party.steps(1)
     party.swarm.leave()
     assert party.far.was_asked_to_leave
+
+
+@pytest.mark.parametrize("is_group", [False, True])
+def test_at_the_end_of_the_program_a_loop_leaves_in_order_and_a_group_only_ends(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch, is_group: bool
+) -> None:
+    # Ranks that are anywhere gather no last checkpoint: each would wait for the others.
+    at_end: list[Callable[[], None]] = []
+    monkeypatch.setattr(atexit, "register", at_end.append)
+    party = Party(manifest, is_group=is_group)
+    stopped: list[BaseException] = []
+    monkeypatch.setattr(party.learner, "stop", stopped.append)
+    party.steps(1)
+    at_end[0]()
+    assert party.far.was_asked_to_leave is not is_group
+    assert len(stopped) == is_group
+    party.end()
 
 
 def test_after_max_steps_nothing_counts_and_everything_is_answered(party_to_10: Party) -> None:

@@ -168,6 +168,7 @@ def test_resuming_equals_not_stopping(corpus: Corpus) -> None:
         ({"attn_implementation": "flash"}, "kernels"),
         ({"_attn_implementation": "flash"}, "leave it out"),
         ({"name": "somebody/kernels"}, "no plain word"),
+        ({"vision_config": {"model_type": "detr", "backbone": "gpt2"}}, "names a model elsewhere"),
         ({"name": {"a": {"b": {"c": {"d": {"e": {"f": 1}}}}}}}, "not that large"),
         ({"name": list(range(5000))}, "not that large"),
         ({"vocab_size": 200}, "vocab_size is 200, and the tokenizer has 256"),

@@ -1,5 +1,6 @@
 """theta_0 from the run's file: the very values, where the layout wants them."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,15 @@ def test_no_file_and_no_safetensors_are_refused(tmp_path: Path) -> None:
     (tmp_path / INITIAL).write_bytes(b"cposix\nsystem\n(S'true'\ntR.")  # a pickle
     with pytest.raises(ConfigError, match="cannot read"):
         initial_anchors(a_run(), tmp_path)
+
+
+def test_a_header_that_would_take_much_memory_is_not_read(tmp_path: Path) -> None:
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({f"{number:07}": empty for number in range(150_000)}).encode()
+    path = tmp_path / INITIAL
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ConfigError, match=r"its header has \d+ bytes, of at most 8388608"):
+        check_initial(path, {"0000000": (0,)})
 
 
 def test_a_run_without_the_file_begins_as_ever(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
+import fcntl
 import os
+import resource
 import socket
 from typing import Never
 
@@ -79,3 +81,19 @@ async def test_the_asyncio_side() -> None:
     assert [message async for message in wire] == [Landed(fragment=1, round=2, step=3)]
     wire.send(Leave())
     await wire.close()
+
+
+def test_lines_come_over_any_descriptor_that_a_process_may_have() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1200:
+        pytest.skip("this system allows too few descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    near, far = socket.socketpair()
+    high = fcntl.fcntl(near, fcntl.F_DUPFD_CLOEXEC, 1100)  # as in a process with many files open
+    near.close()
+    ours, theirs = LineChannel(socket.socket(fileno=high)), LineChannel(far)
+    theirs.send(Leave())
+    assert ours.poll(wait_s=1.0) == [Leave()]
+    ours.close()
+    theirs.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -13,7 +13,8 @@ from peer.train.model import (
     loss,
     num_parameters,
 )
-from protocol.manifest import Manifest
+from protocol.errors import ConfigError
+from protocol.manifest import Manifest, manifest_from
 from protocol.models import ModelSpec
 
 SPEC = ModelSpec(dim=16, layers=2, heads=2, ffn_dim=24, context=16)
@@ -127,3 +128,11 @@ def test_initial_anchor_is_a_function_of_the_manifest(manifest: Manifest) -> Non
     assert torch.equal(anchor, initial_anchor(manifest))
     other = manifest.model_copy(update={"seed": 8})
     assert not torch.equal(anchor, initial_anchor(other))
+
+
+def test_a_model_that_no_machine_holds_is_refused() -> None:
+    tensors = [{"name": "a", "shape": [1 << 32, 1 << 32]}]
+    files = [{"name": "initial.safetensors", "size_bytes": 1, "digest": "00" * 32}]
+    settings = {"founder": "12D3KooW", "model": {"kind": "own", "tensors": tensors}, "files": files}
+    with pytest.raises(ConfigError, match="more than 274877906944 parameters"):
+        layout_of_run(manifest_from(settings))
