@@ -195,10 +195,11 @@ class Upkeep:
             await self.node.ping_some(2 * NUM_ASKED_FOR_TIME)
         self._check_time()
         if not self.has_joined:
-            logger.warning(
-                "none of %d known addresses answers; trying on in the background",
-                len(self._bootstrap),
-            )
+            known = len(self._bootstrap)
+            nobody = "the known address does not answer"
+            if known != 1:
+                nobody = f"none of {known} known addresses answers"
+            logger.warning("%s; trying on in the background", nobody)
 
     async def _meet_for_ever(self) -> None:
         while True:

@@ -44,7 +44,7 @@ async def test_a_peer_that_starts_first_finds_those_that_come_later(
         A, RUN_ID, bootstrap=[Address("127.0.0.1", port, B.peer_id)]
     )
     try:
-        assert "none of 1 known addresses answers" in caplog.text
+        assert "the known address does not answer" in caplog.text
         with pytest.raises(TransportError, match="no peer of the directory"):
             await early.publish("peers", b"early", lifetime_s=60)
         late = await HivemindDirectory.start(B, RUN_ID, listen_port=port)
