@@ -1,5 +1,6 @@
 """What a run asks of a machine: packages, a method that is known here, memory, disk, and text."""
 
+import glob
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from peer.domains.capability import PROCESS_BYTES
 from peer.method import check_method
 from peer.needs import Needs
 from peer.remedies import UPGRADE
+from peer.train.dataset_recipe import HUB, DatasetRecipe
 from peer.train.library import INSTALL
 from peer.train.recipes import DATASET, files_of, operator_globs, parts_of
 from peer.units import format_bytes, format_count
@@ -166,7 +168,7 @@ def text(machine: Machine, recipe: str) -> Iterator[Finding]:
     for part in parts_of(recipe):
         kind = part.partition(":")[0]
         if kind not in COMPLETE:
-            yield Finding("text", "unknown", f"{part}: it is fetched by who joins")
+            yield _of_dataset(part)
             continue
         try:
             files, description = files_of(part)
@@ -175,6 +177,17 @@ def text(machine: Machine, recipe: str) -> Iterator[Finding]:
         else:
             total = sum(path.stat().st_size for _, path in files)
             yield Finding("text", "good", f"{description}, {format_bytes(total)}")
+
+
+def _of_dataset(recipe: str) -> Finding:
+    """Whether the files of a dataset are here; what is on the hub shows itself when it is read."""
+    wanted = DatasetRecipe.parse(recipe)
+    if wanted.kind == HUB:
+        return Finding("text", "unknown", f"{recipe}: it is fetched by who joins")
+    if not any(glob.iglob(wanted.place, recursive=True)):
+        found, fix = f"no file matches {wanted.place}", f"put files there: {wanted.place}"
+        return Finding("text", "fatal", found, "the text is not here", fix)
+    return Finding("text", "good", f"{wanted.kind} files: {wanted.place}")
 
 
 def _text_fix(recipe: str) -> str:

@@ -97,6 +97,21 @@ def test_files_that_do_not_fit_fail() -> None:
 
 
 @pytest.mark.parametrize(
+    ("recipe", "verdict"),
+    [
+        ("dataset:text:{}/*.txt", "good"),
+        ("dataset:json:{}/*.json?column=body", "fatal"),
+        ("dataset:org/name", "unknown"),
+    ],
+)
+def test_a_dataset_of_files_is_here_or_not(tmp_path: Path, recipe: str, verdict: str) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    manifest = run(data={"recipe": recipe.format(tmp_path)})
+    machine = replace(WELL, allow_text=True)
+    assert found(machine, manifest)["text"].verdict == verdict
+
+
+@pytest.mark.parametrize(
     ("recipe", "verdict", "fix"),
     [
         ("package:no_such_package/**/*.py", "fatal", "https://pypi.org/project/no_such_package"),
