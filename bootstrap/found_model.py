@@ -50,6 +50,8 @@ def found(
         ConfigError: a setting is wrong, the model is too large for a manifest, or the folder
             cannot be used.
     """
+    if "files" in settings:
+        raise ConfigError("files: the only one of a run for a model of your own is theta_0")
     folder, model = Path(folder), bare(model)
     tensors = _tensors(model)
     params = dict(model.named_parameters())

@@ -69,12 +69,13 @@ def test_founding_the_same_again_is_no_mistake_and_another_run_is(tmp_path: Path
     [
         (nn.Linear(2, 2), {"method": "magic"}, "magic"),
         (nn.Linear(2, 2), {"rounds": {}}, "rounds: there is no such setting"),
+        (nn.Linear(2, 2), {"files": {}}, "files: the only one"),
         (nn.ReLU(), {}, "no trainable parameters"),
         (nn.Linear(2, 2, dtype=torch.complex64), {}, "complex64"),
         (nn.ParameterList([nn.Parameter(torch.zeros(1)) for _ in range(3000)]), {}, "no room"),
         (nn.Linear(2, 2), {"method": {"schedule": {"fragments": 3}}}, "method.schedule"),
     ],
-    ids=["method", "setting", "nothing", "complex", "many", "fragments"],
+    ids=["method", "setting", "files", "nothing", "complex", "many", "fragments"],
 )
 def test_what_makes_no_run_is_refused_in_one_line(
     tmp_path: Path, model: nn.Module, settings: dict[str, Any], problem: str
